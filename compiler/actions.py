@@ -1,0 +1,327 @@
+"""What the commands do: the steps of each, from the given file to the printed result."""
+
+from __future__ import annotations
+
+import io
+import json
+import sys
+from collections.abc import Mapping
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+
+from ccnn.compiler.annotate import annotate_model
+from ccnn.compiler.arrays import batch_of, check_inputs, read_arrays
+from ccnn.compiler.check import check_model
+from ccnn.compiler.driver import (
+    Compilation,
+    CompileOptions,
+    GraphWatcher,
+    compile_model,
+    one_array,
+    run_steps,
+    verify_values,
+)
+from ccnn.compiler.dump import GraphDump
+from ccnn.compiler.failure import ExitCode, Failure, cannot
+from ccnn.compiler.files import output_folder, read_bytes, write_file
+from ccnn.compiler.lists import print_json
+from ccnn.compiler.options import Settings
+from ccnn.compiler.progress import Progress, progress_on_stderr
+from ccnn.compiler.reader import ReadOptions
+from ccnn.compiler.report import build_report, layers_csv, load_report, show_report
+from ccnn.compiler.report.detail import kernel_details
+from ccnn.compiler.report.html import report_html
+from ccnn.compiler.report.perfetto import perfetto_trace
+from ccnn.compiler.results import show_results, show_simulation, show_verdicts
+from ccnn.passes.autodiff import Optimizer
+from ccnn.passes.graph import GraphError
+from ccnn.targets.binary import decode, encode
+from ccnn.targets.machine import Machine, load_machine
+from ccnn.targets.program import Program
+from ccnn.targets.simulator import SimulationError, Trace, simulate
+from ccnn.targets.text import parse_program, print_program
+from ccnn.targets.vector import VectorError
+from ccnn.targets.verify import verify_program
+
+
+def compile_to_folder(
+    model: Path,
+    settings: Settings,
+    folder: Path | None,
+    *,
+    as_json: bool,
+    quiet: bool,
+    verbose: bool,
+    dump_passes: Path | None = None,
+) -> None:
+    """Compile, prove safe, simulate and report; write the files when there is a folder."""
+    _need(model)
+    graphs = GraphDump(dump_passes)
+    if folder is None:
+        with progress_on_stderr(quiet) as progress:
+            _, report, _ = _compile_and_cost(model, settings, progress, graphs.see)
+        _show_compiled(report, (), as_json=as_json, quiet=quiet, verbose=verbose)
+        return
+    with output_folder(folder) as output:
+        with progress_on_stderr(quiet) as progress:
+            compilation, report, trace = _compile_and_cost(model, settings, progress, graphs.see)
+            progress("writing files", 0, 0)
+            placed = output.write(output_files(compilation, report, trace, model))
+        _show_compiled(report, placed, as_json=as_json, quiet=quiet, verbose=verbose)
+
+
+def _compile_and_cost(
+    model: Path, settings: Settings, progress: Progress, on_graph: GraphWatcher | None = None
+) -> tuple[Compilation, dict[str, Any], Trace]:
+    compilation = _compile(model, compile_options(settings), progress, on_graph)
+    progress("proving the program safe", 0, 0)
+    _prove_safe(compilation)
+    progress("simulating", 0, 0)
+    trace = simulate(compilation.program, compilation.machine)
+    baseline, usual = trace, compilation
+    if compilation.options != compilation.options.conventional:
+        usual = _compile(model, compilation.options.conventional, progress)
+        baseline = simulate(usual.program, usual.machine)
+    report = build_report(compilation, trace, baseline, settings.assumed, usual.program)
+    return compilation, report, trace
+
+
+def output_files(
+    compilation: Compilation, report: Mapping[str, Any], trace: Trace, model: Path
+) -> dict[str, str | bytes]:
+    """Name to content of everything that `ccnn compile` writes."""
+    c = compilation
+    details = kernel_details(c.program, c.machine, trace.kernels)
+    page = report_html(report, c.program, c.machine, c.mapping.tilings, trace, details)
+    return {
+        "program.asm": print_program(compilation.program),
+        "program.bin": encode(compilation.program),
+        "mapping.txt": compilation.mapping.text(),
+        "layers.csv": layers_csv(report["layers"]),
+        "report.json": json.dumps(report, indent=1, allow_nan=False) + "\n",
+        "report.html": page,
+        "trace.json": perfetto_trace(report, c.program, c.machine, details),
+        "model.annotated.onnx": annotate_model(model, c, report),
+    }
+
+
+def _show_compiled(
+    report: Mapping[str, Any], placed: Any, *, as_json: bool, quiet: bool, verbose: bool
+) -> None:
+    if as_json:
+        print_json(report)
+    elif not quiet:
+        show_report(report, sys.stdout, verbose)
+        for path in placed:
+            sys.stdout.write(f"wrote {path} ({path.stat().st_size:,} bytes)\n")
+
+
+def compile_options(
+    settings: Settings, batch: int | None = None, input_gradient: bool = False
+) -> CompileOptions:
+    """The command line's settings as the compiler takes them; `batch` if they have none."""
+    optimizer = Optimizer(
+        kind=settings.optimizer,
+        lr=settings.lr,
+        momentum=settings.momentum,
+        weight_decay=settings.weight_decay,
+        nesterov=settings.nesterov,
+    )
+    return CompileOptions(
+        target=settings.target,
+        batch=batch if settings.batch is None else settings.batch,
+        dtype=settings.dtype,
+        optimizer=optimizer,
+        loss=settings.loss,
+        freeze=settings.freeze,
+        dropout=settings.dropout,
+        input_gradient=input_gradient,
+        seed=settings.seed,
+        norm=settings.norm,
+        serialize=settings.serialize,
+        recompute=settings.recompute,
+    )
+
+
+def _prove_safe(compilation: Compilation) -> None:
+    findings = verify_program(compilation.program, compilation.machine)
+    if findings:
+        raise Failure(
+            ExitCode.INTERNAL,
+            "internal error: the compiled program is not safe:\n"
+            + _first_lines(findings)
+            + "\nThis is a bug in ccnn, not in your model. Please report it with the model and "
+            "the command.",
+        )
+
+
+def _first_lines(findings: Any, count: int = 10) -> str:
+    lines = [f"  {finding}" for finding in findings[:count]]
+    if len(findings) > count:
+        lines.append(f"  and {len(findings) - count} more")
+    return "\n".join(lines)
+
+
+def _compile(
+    model: Path,
+    options: CompileOptions,
+    progress: Progress,
+    on_graph: GraphWatcher | None = None,
+) -> Compilation:
+    """Compile, and say on standard error what the reader found odd."""
+    try:
+        compilation = compile_model(model, options, progress, on_graph)
+    except GraphError as error:
+        # The one mistake of the user that only shows once the parameters are known.
+        if options.freeze and "freezes nothing" in str(error):
+            raise Failure(
+                ExitCode.USAGE,
+                f"--freeze: {error}; names are those of the ONNX initializers, and * stands for "
+                "anything",
+            ) from error
+        raise
+    for problem in compilation.model.report.of("warning"):
+        sys.stderr.write(f"ccnn: {problem}\n")
+    return compilation
+
+
+def _need(path: Path) -> None:
+    """Say at once when an input file cannot be read."""
+    try:
+        with path.open("rb"):
+            pass
+    except OSError as error:
+        raise cannot("read", path, error) from error
+
+
+def run_with_inputs(
+    model: Path,
+    settings: Settings,
+    inputs: Path,
+    steps: int,
+    save: Path | None,
+    *,
+    quiet: bool,
+    verbose: bool,
+) -> None:
+    """Execute some training steps on given arrays; show the results and save them."""
+    _need(model)
+    arrays = read_arrays(inputs)
+    options = compile_options(settings, batch=batch_of(arrays), input_gradient=True)
+    with progress_on_stderr(quiet) as progress:
+        compilation = _compile(model, options, progress)
+        check_inputs(compilation.step, arrays, inputs)
+        progress("proving the program safe", 0, 0)
+        _prove_safe(compilation)
+        results = run_steps(compilation, arrays, steps, progress)
+    if save is not None:
+        write_file(save, lambda stream: _write_npz(stream, results))
+    if not quiet:
+        show_results(results, sys.stdout, verbose)
+        if save is not None:
+            sys.stdout.write(f"wrote {save} ({len(results)} arrays)\n")
+
+
+def _write_npz(stream: Any, arrays: Mapping[str, Any]) -> None:
+    # Made in memory: a zip archive seeks, which a pipe given as FILE.npz cannot.
+    content = io.BytesIO()
+    np.savez(content, **arrays)
+    stream.write(content.getbuffer())
+
+
+def verify_model(model: Path, settings: Settings, *, quiet: bool, verbose: bool) -> None:
+    """Prove the program safe, execute it with random data, compare with the interpreter."""
+    _need(model)
+    with progress_on_stderr(quiet) as progress:
+        compilation = _compile(model, compile_options(settings, input_gradient=True), progress)
+        progress("proving the program safe", 0, 0)
+        _prove_safe(compilation)
+        progress("comparing values", 0, 0)
+        errors = verify_values(compilation, settings.seed)
+    # Written so that an error that is not a number is out of bounds as well.
+    bad = [e for e in errors if not e.error <= e.bound]
+    if not quiet:
+        show_verdicts(compilation, errors, sys.stdout, verbose)
+    if bad:
+        raise Failure(
+            ExitCode.FAILED,
+            f"{len(bad)} of {len(errors)} tensors are out of bounds; with --dtype float64 rounding "
+            "is out of the way: what remains then is a bug in ccnn, please report it",
+        )
+
+
+def read_program(path: Path) -> Program:
+    """A program from its text (.asm) or its bytes (.bin)."""
+    if path.suffix not in (".asm", ".bin"):
+        raise Failure(
+            ExitCode.USAGE,
+            f"{path} is neither a .asm nor a .bin file; give one that `ccnn compile` wrote",
+        )
+    content = read_bytes(path)
+    if path.suffix == ".bin":
+        return decode(content)
+    try:
+        return parse_program(content.decode())
+    except UnicodeDecodeError as error:
+        raise Failure(
+            ExitCode.INPUT, f"{path} is not text (byte {error.start}); is it a .bin file?"
+        ) from error
+
+
+def simulate_file(
+    path: Path, target: str | None, *, as_json: bool, quiet: bool, verbose: bool
+) -> None:
+    """Prove a program file safe and simulate its timing."""
+    with progress_on_stderr(quiet) as progress:
+        progress("reading the program", 0, 0)
+        program = read_program(path)
+        machine = _machine_of(program, target)
+        progress("proving the program safe", 0, 0)
+        findings = verify_program(program, machine)
+        if findings:
+            raise Failure(
+                ExitCode.FAILED,
+                f"{path} is not safe on {machine.name}:\n{_first_lines(findings)}\n"
+                "An unsafe program is not simulated; mend it, or compile it again for this machine",
+            )
+        progress("simulating", 0, 0)
+        trace = _simulate(path, program, machine)
+    show_simulation(
+        program, machine, trace, sys.stdout, as_json=as_json, quiet=quiet, verbose=verbose
+    )
+
+
+def _simulate(path: Path, program: Program, machine: Machine) -> Trace:
+    try:
+        return simulate(program, machine)
+    except (SimulationError, VectorError) as error:
+        raise Failure(ExitCode.INPUT, f"{path} does what no machine can: {error}") from error
+
+
+def _machine_of(program: Program, target: str | None) -> Machine:
+    return one_array(load_machine(target if target is not None else program.machine))
+
+
+def show_folder(folder: Path, *, as_json: bool, quiet: bool, verbose: bool) -> None:
+    """Print the report that an earlier compilation left in a folder."""
+    report = load_report(folder)
+    if as_json:
+        print_json(report)
+    elif not quiet:
+        show_report(report, sys.stdout, verbose)
+
+
+def check_file(
+    model: Path, batch: int | None, loss: Any, *, as_json: bool, quiet: bool, verbose: bool
+) -> None:
+    """Say what is in a model and everything that keeps it from being compiled."""
+    _need(model)
+    report = check_model(model, ReadOptions(batch=batch, loss=loss))
+    if as_json:
+        print_json(report.as_json())
+    elif not quiet:
+        sys.stdout.write(report.text(verbose))
+    if not report.ok:
+        raise Failure(ExitCode.FAILED, "")

@@ -1,0 +1,180 @@
+"""Graph of primitives + Mapping + Machine to Program."""
+
+from __future__ import annotations
+
+from collections.abc import Callable
+from collections.abc import Mapping as MappingType
+from dataclasses import replace
+
+from ccnn.compiler.codegen.bring import overhangs
+from ccnn.compiler.codegen.convolution import Conv, ConvDw, ConvDx
+from ccnn.compiler.codegen.copy import (
+    write_back,
+    write_concat,
+    write_pad,
+    write_slice,
+    write_transpose,
+)
+from ccnn.compiler.codegen.emit import CodegenError, KernelWriter
+from ccnn.compiler.codegen.gemm import Gemm
+from ccnn.compiler.codegen.gemm_writer import write_gemm
+from ccnn.compiler.codegen.group import write_group
+from ccnn.compiler.codegen.layout import alias_roots, copy_nodes, machine_dtypes, place_tensors
+from ccnn.compiler.codegen.matmul import MatMul
+from ccnn.compiler.codegen.moments import write_moments
+from ccnn.compiler.codegen.plan import GroupPlan, plan_group
+from ccnn.compiler.codegen.scope import Scope, alone
+from ccnn.compiler.codegen.vector import write_map, write_random, write_reduce
+from ccnn.compiler.codegen.window import write_window, write_window_gradient
+from ccnn.compiler.mapping import Mapping, Tiling
+from ccnn.passes.batch_axis import batch_axis
+from ccnn.passes.graph import Graph, Node
+from ccnn.targets.machine import Machine
+from ccnn.targets.program import ZERO, Kernel, NodeRef, Program
+
+GEMMS: dict[str, type[Gemm]] = {
+    "conv": Conv,
+    "conv_dx": ConvDx,
+    "conv_dw": ConvDw,
+    "matmul": MatMul,
+}
+"""Primitives that run on the array."""
+
+KERNELS: dict[str, Callable[[Scope, KernelWriter, Node], None]] = {
+    "map": write_map,
+    "reduce": write_reduce,
+    "moments": write_moments,
+    "random": write_random,
+    "expand": write_map,
+    "window_sum": write_window,
+    "window_max": write_window,
+    "window_sum_grad": write_window_gradient,
+    "window_max_grad": write_window_gradient,
+    "transpose": write_transpose,
+    "slice": write_slice,
+    "pad": write_pad,
+    "concat": write_concat,
+    "write_back": write_back,
+}
+"""Primitives that run on the vector unit or the DMA engines."""
+
+FREE = ("reshape",)
+"""Primitives that are only another name for the same bytes."""
+
+PRECISIONS = {
+    "float64": ("f64", "f64"),
+    "float32": ("f32", "f32"),
+    "bfloat16": ("bf16", "f32"),
+    "float16": ("f16", "f32"),
+}
+"""What the user calls a precision to (dtype of tensors, dtype of accumulation)."""
+
+
+def make_context(graph: Graph, machine: Machine, precision: str) -> Scope:
+    """What the kernel writers and the mapper need to know about this compilation."""
+    dtype, accum = PRECISIONS[precision]
+    return alone(graph, machine, machine_dtypes(graph, dtype, accum), accum)
+
+
+def gemm_of(context: Scope, node: Node) -> Gemm:
+    """The array kernel of a node, ready to be mapped and written."""
+    names = [i for i in node.inputs[:2]]
+    kinds = {context.dtypes[n] for n in names}
+    if len(kinds) > 1:
+        raise CodegenError(
+            f"'{node.name}' multiplies {' by '.join(sorted(kinds))}: both operands of "
+            "the array must have one dtype; cast one with a map"
+        )
+    gemm = GEMMS[node.op](node, context.graph, dict(context.dtypes), context.accum)
+    resident = {k for k, t in gemm.tensors.items() if t in context.regions}
+    if resident:
+        order = gemm.orders[0]
+        whole = {n: (ZERO, gemm.levels[n].total) for n in order}
+        around = "moving" in resident and overhangs(
+            context, gemm.tensors["moving"], *gemm.box("moving", whole)
+        )
+        gemm.stay(frozenset(resident - ({"moving"} if around else set())), around)
+    return gemm
+
+
+def generate(context: Scope, mapping: Mapping, name: str = "") -> Program:
+    """The program of a whole step.
+
+    The graph holds only primitives.  Raises CodegenError when a node has no kernel, its
+    smallest tile does not fit the machine, or a group cannot be executed as one block.
+    """
+    graph = context.graph
+    root = alias_roots(graph)
+    plans = plan_groups(context)
+    nodes = [n for n in (*graph.nodes, *copy_nodes(graph, root)) if n.op not in FREE]
+    numbers = {n.name: i for i, n in enumerate(nodes)}
+    grouped = {n.name: plan for plan in plans for n in plan.nodes}
+    tensors, dram = place_tensors(graph, context.dtypes, root, plans, context.accum)
+    kernels = []
+    for node in nodes:
+        plan = grouped.get(node.name)
+        if plan is None:
+            kernels.append(_kernel(context, mapping, node, numbers[node.name]))
+        elif node is next(n for n in plan.nodes if n.op not in FREE):
+            plan = replace(plan, budget=mapping.rooms.get(plan.name, plan.budget))
+            kernels.append(group_kernel(context, mapping.tilings, plan, numbers))
+    dtype = next(d for d, a in PRECISIONS.values() if _matches(context, d, a))
+    return Program(
+        name or graph.name, context.machine.name, dtype, context.accum, dram, tensors,
+        tuple(NodeRef(n.name, n.op, n.origin, n.phase) for n in nodes), tuple(kernels),
+    )  # fmt: skip
+
+
+def plan_groups(context: Scope) -> list[GroupPlan]:
+    """How each group of the graph uses the buffer."""
+    graph = context.graph
+    if not graph.groups:
+        return []
+    axis, root = batch_axis(graph), alias_roots(graph)
+    return [plan_group(context, group, axis, root) for group in graph.groups]
+
+
+def _matches(context: Scope, dtype: str, accum: str) -> bool:
+    used = {context.dtypes[t.name] for t in context.graph.tensors.values() if t.dtype == "float"}
+    return accum == context.accum and (not used or used == {dtype})
+
+
+def write_node(
+    scope: Scope, kw: KernelWriter, tilings: MappingType[str, Tiling], node: Node, key: str
+) -> None:
+    """Append the code of one node to a kernel; `key` names its tiling."""
+    if node.op in GEMMS:
+        tiling = tilings[key]
+        choice = tiling.order, dict(tiling.tiles), tiling.depth
+        write_gemm(gemm_of(scope, node), kw, scope, choice)
+    elif node.op in KERNELS:
+        KERNELS[node.op](scope, kw, node)
+    else:
+        raise CodegenError(f"'{node.name}': no kernel for the op '{node.op}'; run `expand` first")
+
+
+def _kernel(context: Scope, mapping: Mapping, node: Node, number: int) -> Kernel:
+    kw = KernelWriter(node.name, number, context.machine.gbuf_bytes)
+    write_node(context, kw, mapping.tilings, node, node.name)
+    return kw.finish()
+
+
+def tiling_key(node: Node, plan: GroupPlan, samples: int) -> str:
+    """The name of a node's tiling in an iteration of so many samples."""
+    return node.name if samples == plan.runs[0].part.size else f"{node.name}@{samples}"
+
+
+def group_kernel(
+    context: Scope, tilings: MappingType[str, Tiling], plan: GroupPlan, numbers: dict[str, int]
+) -> Kernel:
+    """The kernel of a group; raises CodegenError when its buffers do not fit together."""
+    rows = plan.axis.rows
+
+    def write(scope: Scope, kw: KernelWriter, node: Node) -> None:
+        tensor = next((t for t in (*node.inputs, *node.outputs) if t in rows), None)
+        size = plan.runs[0].part.size
+        if tensor:
+            size = int(scope.graph[tensor].shape[0] / rows[tensor])
+        write_node(scope, kw, tilings, node, tiling_key(node, plan, size))
+
+    return write_group(context, plan, numbers, write, plan.roots)

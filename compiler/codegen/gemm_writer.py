@@ -1,0 +1,241 @@
+"""Writes one GEMM of a kernel: tiles in, waves, tiles out.
+
+Where an operand lies decides how it comes: from DRAM through a double-buffered pipe; from a region
+of the buffer as it is; or, when a convolution needs zeros around it, from a region through
+the vector unit into a pipe.  Results go the same ways, and those that gather over the iterations
+of a group are kept, or fetched, added to and put back.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from math import prod
+
+from ccnn.compiler.codegen.bring import bring, giver_of, overhangs
+from ccnn.compiler.codegen.emit import KernelWriter, Pipe, Ticket, dims_of, view
+from ccnn.compiler.codegen.gemm import Gemm, plain
+from ccnn.compiler.codegen.nest import Hook, Position, Tile, placement, walk
+from ccnn.compiler.codegen.place import Held
+from ccnn.compiler.codegen.scope import Scope, dense, view_of
+from ccnn.compiler.codegen.waves import Block, declare_array, write_waves
+from ccnn.targets.program import ZERO, Affine, Load, Map, Store, View
+
+Starts = tuple[Affine, ...]
+
+
+def write_gemm(
+    gemm: Gemm, kw: KernelWriter, scope: Scope, choice: tuple[Sequence[str], Tile, int]
+) -> None:
+    """Write the code of a GEMM; choice is loop order, tile sizes and slots per buffer."""
+    _Writer(gemm, kw, scope, *choice).write()
+
+
+class _Writer:
+    def __init__(
+        self,
+        gemm: Gemm,
+        kw: KernelWriter,
+        scope: Scope,
+        order: Sequence[str],
+        tile: Tile,
+        depth: int,
+    ) -> None:
+        self.g, self.kw, self.scope, self.tile = gemm, kw, scope, tile
+        self.levels = [gemm.levels[name] for name in order]
+        self.held: dict[str, Held] = {}
+        self.shapes = gemm.tile_shapes(tile)
+        self.slots = gemm.slots(order, tile, depth)
+        self.resident = gemm.out in scope.regions
+        self.summed = scope.summed(gemm.out)
+        self.converts = gemm.converts(tile) or self.summed
+        declare_array(kw, scope.machine, gemm.dtypes[gemm.tensors["moving"]], gemm.accum)
+
+    def pipe(self, name: str, dtype: str, size: int, slots: int, giver: str, taker: str) -> Pipe:
+        return self.kw.pipe(name, "gbuf", dtype, size, slots, giver, taker)
+
+    def write(self) -> None:
+        g = self.g
+        hooks = [
+            self.fetch("moving", "feed_h", g.moving_on),
+            self.fetch("stationary", "feed_v", g.stationary_on),
+        ]
+        if g.bias:
+            hooks.append(self.fetch("bias", "vector" if self.converts else "drain", g.bias_on))
+        outer = len(self.levels) - len(g.reducing)
+        hooks.append(Hook(outer, self.open_result, self.close_result))
+        if self.resident and not self.converts and g.clears():
+            shape = self.scope.graph[g.out].shape
+            self.clear(self.scope.held(g.out, (ZERO,) * len(shape)), shape)
+        gathers = g.out in self.scope.partial
+        if gathers and self.scope.final:
+            self.hand_over("wait")
+        walk(self.kw, self.levels, self.tile, hooks, self.body)
+        if gathers and self.scope.fresh:
+            self.hand_over("signal")
+
+    def hand_over(self, kind: str) -> None:
+        """Partial sums in DRAM are fetched only when those before them have been put back."""
+        token = f"partial.{self.kw.node}"
+        self.kw.own_tokens.add(token)
+        self.kw.sync("store" if kind == "signal" else "load", kind, token)
+
+    # operands
+
+    def place(self, name: str, position: Position) -> tuple[str, Starts, tuple[int, ...]]:
+        """An operand's tensor, and where its tile starts and how large it is."""
+        if name == "bias":
+            start, size = self.g.bias_box(position)
+            return self.g.bias, (start,), (size,)
+        starts, sizes = self.g.box(name, position)
+        return self.g.tensors[name], starts, sizes
+
+    def fetch(self, name: str, engine: str, depends: frozenset[str]) -> Hook:
+        """Bring the tile in where `depends` places it, for `engine` to read."""
+        tensor = self.g.bias if name == "bias" else self.g.tensors[name]
+        depth = placement(self.levels, self.tile, depends)
+        if tensor in self.scope.regions and not self.overhangs(name):
+
+            def find(position: Position) -> None:
+                _, starts, _ = self.place(name, position)
+                self.held[name] = self.scope.held(tensor, starts)
+
+            return Hook(depth, find, lambda _: None)
+        size = self.g.bias_size(self.tile) if name == "bias" else prod(self.shapes[name])
+        giver = giver_of(self.scope, tensor)
+        pipe = self.pipe(name, self.g.dtypes[tensor], size, self.slots[name], giver, engine)
+
+        def enter(position: Position) -> None:
+            _, starts, sizes = self.place(name, position)
+            self.held[name] = bring(self.kw, self.scope, pipe, engine, tensor, starts, sizes)
+
+        return Hook(depth, enter, lambda _: self.kw.done(pipe, engine))
+
+    def overhangs(self, name: str) -> bool:
+        """True when tiles of an operand reach beyond its tensor and need zeros there."""
+        if name != "moving":
+            return False
+        whole: Position = {v.name: (ZERO, v.total) for v in self.levels}
+        starts, sizes = self.g.box(name, whole)
+        return overhangs(self.scope, self.g.tensors[name], starts, sizes)
+
+    # results
+
+    def open_result(self, position: Position) -> None:
+        kw, g = self.kw, self.g
+        starts, sizes = g.box("result", position)
+        if g.out in self.scope.sums:
+            strides = dense(self.scope.graph[g.out].shape)
+            offset = ZERO
+            for start, stride in zip(starts, strides, strict=True):
+                offset = offset + start * stride
+            self.held["target"] = Held(self.scope.sums[g.out], strides, offset)
+            return
+        if self.resident and not self.converts:
+            self.held["target"] = self.scope.held(g.out, starts)
+            return
+        resumes = g.out in self.scope.partial and not self.scope.fresh
+        engine = "load" if resumes else "vector" if g.clears() else "drain"
+        name, dtype, slots, taker = "result", g.dtypes[g.out], self.slots["result"], "store"
+        if self.converts:
+            spills = g.out in self.scope.partial and not self.scope.final
+            name, dtype, slots, taker = "sums", g.accum, 1, "store" if spills else "vector"
+        # whoever opens a slot, the drain fills it: a pipe of its own
+        size = prod(self.shapes["result"])
+        pipe = self.pipe(name, dtype, size, slots, f"{engine} drain", taker)
+        ticket = kw.fill(pipe, engine)
+        self.held["target"] = target = Held(ticket, dense(sizes))
+        if resumes:
+            if not self.scope.final:
+                self.hand_over("wait")
+            block = view(ticket, dims_of(sizes, sizes))
+            kw.emit(Load(kw.node, block, self.scope.partial[g.out], starts, (1,) * len(starts)))
+            kw.pair("load", "drain", "resumed")
+        elif g.clears():
+            self.clear(target, sizes)
+
+    def clear(self, target: Held, sizes: tuple[int, ...]) -> None:
+        """Zero a tile of which not every element gets a product."""
+        self.kw.emit(Map(self.kw.node, view_of(target, sizes), (), (0.0,)))
+        self.kw.pair("vector", "drain", "clear")
+
+    def body(self, position: Position) -> None:
+        held, first = self.held, ZERO
+        for name in self.g.reducing:
+            first = first + position[name][0]
+        if self.summed and not self.scope.fresh:
+            first = Affine(1)
+        three = (held["moving"], held["stationary"], held["target"])
+        with self.kw.loop(self.g.repeats(position)) as index:
+            for moving, stationary, result, shape, column in self.g.products(
+                position, three, index
+            ):
+                extra: Block | None = None
+                if self.g.bias and not self.converts:
+                    bias = held["bias"]
+                    extra = bias.block(plain((1, 0)), plain((shape[1], 1)), column)
+                write_waves(
+                    self.kw, self.scope.machine, moving, stationary, result, shape, first, extra
+                )
+
+    def close_result(self, position: Position) -> None:
+        kw, g, scope = self.kw, self.g, self.scope
+        starts, sizes = g.box("result", position)
+        target = self.held["target"]
+        kept = g.out in scope.sums
+        if kept:
+            if scope.final:
+                kw.pair("drain", "vector", "summed")
+                self.hand_out(target, starts, sizes)
+                kw.pair("vector", "drain", "handed")
+            return
+        if not self.converts:
+            if not self.resident:
+                self.send(target, g.out, starts, sizes, "drain")
+            return
+        if g.out in scope.partial and not scope.final:
+            self.send(target, scope.partial[g.out], starts, sizes, "drain")
+            if not scope.fresh:
+                self.hand_over("signal")
+            return
+        pipe = _pipe_of(target)
+        kw.filled(pipe, "drain")
+        kw.take(pipe, "vector")
+        self.hand_out(target, starts, sizes)
+        kw.done(pipe, "vector")
+
+    def hand_out(self, sums: Held, starts: Starts, sizes: tuple[int, ...]) -> None:
+        """Complete sums: to the result's dtype, with the bias, to where the result belongs."""
+        kw, g = self.kw, self.g
+        sources: list[View] = [view_of(sums, sizes)]
+        code: tuple[str | float, ...] = ("s0",)
+        if g.bias:
+            bias = self.held["bias"]
+            sources.append(bias.view(g.bias_dims(sizes)))
+            code = ("s0", "s1", "add")
+        if self.resident:
+            target = self.scope.held(g.out, starts)
+            kw.emit(Map(kw.node, view_of(target, sizes), tuple(sources), code))
+            return
+        slots = self.slots["result"]
+        size = prod(self.shapes["result"])
+        pipe = self.pipe("result", g.dtypes[g.out], size, slots, "vector", "store")
+        made = Held(kw.fill(pipe, "vector"), dense(sizes))
+        kw.emit(Map(kw.node, view_of(made, sizes), tuple(sources), code))
+        self.send(made, g.out, starts, sizes, "vector")
+
+    def send(
+        self, held: Held, tensor: str, starts: Starts, sizes: tuple[int, ...], by: str
+    ) -> None:
+        """Store a finished slot to DRAM."""
+        kw, pipe = self.kw, _pipe_of(held)
+        kw.filled(pipe, by)
+        kw.take(pipe, "store")
+        where = self.scope.in_dram(tensor, starts)
+        kw.emit(Store(kw.node, tensor, where, (1,) * len(starts), view_of(held, sizes)))
+        kw.done(pipe, "store")
+
+
+def _pipe_of(held: Held) -> Pipe:
+    if not isinstance(held.ticket, Ticket):
+        raise TypeError("a region is no pipe")
+    return held.ticket.pipe

@@ -1,0 +1,106 @@
+"""Writes a group of nodes as one kernel: a hardware loop over sub-batches, data staying on chip.
+
+The kernel of a group is a row of sections, one a node, with a section in front where something is
+fetched into a region and one behind where a region goes to DRAM as well.  First and last iterations
+stand outside the loop when results gather over the batch, since those begin and end differently.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Mapping
+from dataclasses import replace
+
+from ccnn.compiler.codegen.emit import KernelWriter, Region
+from ccnn.compiler.codegen.plan import GroupPlan, regions_of
+from ccnn.compiler.codegen.scope import Scope, view_of
+from ccnn.passes.graph import Node
+from ccnn.targets.program import ZERO, Affine, Kernel, Load
+
+WriteNode = Callable[[Scope, KernelWriter, Node], None]
+
+
+def group_scope(context: Scope, plan: GroupPlan, samples: int) -> Scope:
+    """The scope of the group's nodes in an iteration of so many samples."""
+    regions = regions_of(plan, context.dtypes, context.accum)
+    return replace(
+        context,
+        graph=plan.local(context.graph, samples),
+        budget=plan.budget * 2 // 5 if plan.names else plan.budget,
+        rows=plan.axis.rows,
+        regions={t: regions[name] for t, name in plan.names.items()},
+        sums={t: regions[t] for t in plan.sums},
+        partial={t: partial_name(t) for t in plan.partial},
+        published=plan.published,
+        batch=plan.axis.batch,
+    )
+
+
+def partial_name(tensor: str) -> str:
+    """The DRAM tensor in which a sum over the batch gathers."""
+    return f"{tensor}/partial"
+
+
+def write_group(
+    context: Scope,
+    plan: GroupPlan,
+    numbers: Mapping[str, int],
+    write: WriteNode,
+    roots: Mapping[str, str],
+) -> Kernel:
+    """The kernel of a group; `numbers` gives each node's place in the program's table."""
+    kw = KernelWriter(plan.name, min(numbers.values()), context.machine.gbuf_bytes)
+    scopes = {s: group_scope(context, plan, s) for s in {r.part.size for r in plan.runs}}
+    one = next(iter(scopes.values()))
+    shared: dict[str, Region] = {}
+    for region in (*one.regions.values(), *one.sums.values()):
+        shared.setdefault(region.name, region)
+    kw.regions = shared
+    kw.roots = roots
+    for run in plan.runs:
+        kw.fresh = run.fresh
+        with kw.loop(run.part.count) as index:
+            scope = replace(
+                scopes[run.part.size],
+                regions={t: shared[r.name] for t, r in scopes[run.part.size].regions.items()},
+                sums={t: shared[r.name] for t, r in scopes[run.part.size].sums.items()},
+                first=index * run.part.size + run.part.start,
+                fresh=run.fresh,
+                final=run.final,
+            )
+            _iteration(kw, scope, plan, numbers, write)
+    return kw.finish()
+
+
+def _iteration(
+    kw: KernelWriter, scope: Scope, plan: GroupPlan, numbers: Mapping[str, int], write: WriteNode
+) -> None:
+    """The sections of one iteration."""
+    there: set[str] = set()
+    for place, node in enumerate(n for n in plan.nodes if n.op != "reshape"):
+        kw.node = numbers[node.name]
+        for i, tensor in enumerate(dict.fromkeys(node.inputs)):
+            root = plan.names.get(tensor, "")
+            if tensor in scope.regions and root not in there:
+                there.add(root)
+                _fetch(kw, scope, plan, tensor, 1000 * place + i)
+        with kw.part(1000 * place + 500):
+            write(scope, kw, node)
+        there |= {plan.names[o] for o in node.outputs if o in plan.names}
+        for i, tensor in enumerate(node.outputs):
+            if tensor in scope.published and tensor in scope.regions:
+                with kw.part(1000 * place + 600 + i):
+                    scope.publish(kw, tensor)
+
+
+def _fetch(kw: KernelWriter, scope: Scope, plan: GroupPlan, tensor: str, section: int) -> None:
+    """Bring a tensor that was made elsewhere into its region: each iteration's part of one that
+    carries the batch, all of another in the first iteration only."""
+    batched = tensor in scope.rows
+    if not batched and not scope.fresh:
+        return
+    shape = scope.graph[tensor].shape
+    starts: tuple[Affine, ...] = (ZERO,) * len(shape)
+    with kw.part(section, once=not batched):
+        target = view_of(scope.held(tensor, starts), shape)
+        where = scope.in_dram(tensor, starts)
+        kw.emit(Load(kw.node, target, tensor, where, (1,) * len(shape)))

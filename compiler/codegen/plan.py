@@ -1,0 +1,327 @@
+"""What a group does with the global buffer: iterations, regions and their addresses.
+
+A region is as large as its tensor is in the largest iteration.  Regions whose lives (from the first
+node of the group that touches them to the last) do not meet may share addresses; which
+addresses they get is solved as two-dimensional packing with CP-SAT, time by address, least height.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass, replace
+from functools import lru_cache
+from itertools import pairwise
+from math import prod
+
+from ccnn.compiler.codegen.emit import CodegenError, Region, Segment, segments
+from ccnn.compiler.codegen.scope import Scope
+from ccnn.compiler.mapping import GroupDoesNotFit
+from ccnn.passes.batch_axis import BatchAxis
+from ccnn.passes.graph import Graph, Group, Node, Tensor
+from ccnn.targets.program import DTYPE_BYTES
+
+ALIGNMENT = 64
+"""Bytes; regions start at multiples of this."""
+
+_GOOD_ENOUGH = 1.04
+"""First fit is taken as it is when its height is this close to the bound of live bytes."""
+
+
+@dataclass(frozen=True)
+class Run:
+    """Equal iterations, one after the other, and whether they are the first or the last."""
+
+    part: Segment
+    fresh: bool
+    final: bool
+
+
+@dataclass(frozen=True)
+class Rectangle:
+    """A region's life in nodes of the group, and its size and address in bytes."""
+
+    name: str
+    begin: int
+    end: int
+    size: int
+    address: int = 0
+
+
+@dataclass(frozen=True)
+class GroupPlan:
+    """Everything about a group that both the mapper and the code generator need."""
+
+    group: Group
+    nodes: tuple[Node, ...]
+    axis: BatchAxis
+    runs: tuple[Run, ...]
+    names: Mapping[str, str]
+    """Tensors that stay in the buffer to the tensor whose region they lie in."""
+    rectangles: tuple[Rectangle, ...]
+    sums: tuple[str, ...]
+    """Results over the batch that gather in the buffer."""
+    partial: tuple[str, ...]
+    """Results over the batch that gather in DRAM."""
+    published: frozenset[str]
+    """Tensors made and kept in the group that somebody outside needs."""
+    roots: Mapping[str, str]
+    """Tensors of the group to the names of their bytes in DRAM."""
+    budget: int
+    """Bytes for the tiles of one node, to begin with; the mapper lowers it until all fit."""
+
+    @property
+    def name(self) -> str:
+        """The group is called by its first node that is code."""
+        return next(n.name for n in self.nodes if n.op != "reshape")
+
+    @property
+    def height(self) -> int:
+        """Bytes that all regions take."""
+        return max((r.address + r.size for r in self.rectangles), default=0)
+
+    def local(self, graph: Graph, samples: int) -> Graph:
+        """The graph with the shapes that tensors have in an iteration of so many samples."""
+        tensors = dict(graph.tensors)
+        for node in self.nodes:
+            for name in (*node.inputs, *node.outputs):
+                if name in self.axis.rows:
+                    tensors[name] = _local(graph[name], self.axis, samples)
+        return replace(graph, tensors=tensors)
+
+
+def _local(tensor: Tensor, axis: BatchAxis, samples: int) -> Tensor:
+    rows = axis.rows.get(tensor.name)
+    if rows is None:
+        return tensor
+    return replace(tensor, shape=(int(rows * samples), *tensor.shape[1:]))
+
+
+def plan_group(context: Scope, group: Group, axis: BatchAxis, root: Mapping[str, str]) -> GroupPlan:
+    """Lay out a group; raises CodegenError when its nodes cannot run on sub-batches."""
+    graph = context.graph
+    by_name = {n.name: n for n in graph.nodes}
+    nodes = tuple(by_name[n] for n in group.nodes)
+    samples = group.sub_batch or axis.batch
+    runs = _runs(axis.batch, samples, nodes, axis)
+    several = sum(run.part.count for run in runs) > 1
+    if several:
+        _check(graph, group, nodes, axis)
+    produced = {o for n in nodes for o in n.outputs}
+    gathered = [
+        o for n in nodes if several and axis.kinds[n.name] in ("sums", "merges") for o in n.outputs
+    ]
+    # small sums and moments always stay; large ones only where the group says so
+    sums = [
+        o for o in gathered if o in group.kept or graph.producer[o].op not in ("conv_dw", "matmul")
+    ]
+    wide = {root[n.inputs[0]] for n in nodes if _too_wide(context, n)}
+    wanted = {root[t] for t in (*group.resident, *group.kept) if t not in gathered} - wide
+    names = {
+        t: root[t]
+        for n in nodes
+        for t in (*n.inputs, *n.outputs)
+        if t and root[t] in wanted and t not in gathered
+    }
+    inside = set(group.nodes)
+    published = frozenset(
+        t
+        for t in produced
+        if t in names
+        and _leaves(graph, root, names[t], inside)
+        and graph.producer[t].op != "reshape"
+    )
+    rectangles = _rectangles(context, nodes, axis, samples, names, group, root)
+    rectangles += [
+        Rectangle(f"{o}", 0, len(nodes), _bytes(graph[o].shape, context.accum)) for o in sums
+    ]
+    placed = pack(tuple(rectangles))
+    height = max((r.address + r.size for r in placed), default=0)
+    # nodes share pipes only where engines and depths agree, so several sets stand side by side
+    budget = (context.machine.gbuf_bytes - height) * 3 // 10
+    if budget < 4096 and height:
+        raise GroupDoesNotFit(
+            nodes[0].name,
+            f"group of '{nodes[0].name}': what stays on chip takes {height} bytes of the "
+            f"{context.machine.gbuf_bytes} of the global buffer and leaves no room for tiles; "
+            "use a smaller sub-batch",
+        )
+    return GroupPlan(
+        group,
+        nodes,
+        axis,
+        runs,
+        names,
+        placed,
+        tuple(sums),
+        tuple(o for o in gathered if o not in sums),
+        published,
+        {t: root[t] for n in nodes for t in (*n.inputs, *n.outputs) if t},
+        min(budget, context.budget) if not height else budget,
+    )
+
+
+_CHANNELS = 64
+"""A convolution that reads beyond a tensor on chip takes whole planes of at least so many
+channels through the vector unit, or the array would get too little to multiply at a time."""
+
+
+def _too_wide(context: Scope, node: Node) -> bool:
+    """True when a node is better off loading its padded operand from DRAM."""
+    if node.op not in ("conv", "conv_dw", "conv_dx"):
+        return False
+    graph = context.graph
+    if node.op == "conv_dx":
+        beyond = any(r > 1 for r in graph[node.inputs[1]].shape[2:])
+    else:
+        beyond = any(node.attr("pads"))
+    tensor = node.inputs[0]
+    plane = prod(graph[tensor].shape[2:]) * DTYPE_BYTES[context.dtypes[tensor]]
+    return beyond and plane * _CHANNELS > context.machine.gbuf_bytes // 8
+
+
+def _runs(batch: int, samples: int, nodes: Sequence[Node], axis: BatchAxis) -> tuple[Run, ...]:
+    """Iterations; the first and the last stand alone when results gather over them."""
+    parts = segments(batch, samples)
+    if len(parts) == 1 and parts[0].count == 1:
+        return (Run(parts[0], True, True),)
+    cut: list[Segment] = []
+    for p in parts:
+        ends = {0, 1, p.count} if not cut else {0, p.count}
+        if p is parts[-1]:
+            ends |= {p.count - 1}
+        marks = sorted(e for e in ends if 0 <= e <= p.count)
+        cut += [Segment(p.start + a * p.size, p.size, b - a) for a, b in pairwise(marks)]
+    return tuple(Run(p, i == 0, i == len(cut) - 1) for i, p in enumerate(cut))
+
+
+def _check(graph: Graph, group: Group, nodes: Sequence[Node], axis: BatchAxis) -> None:
+    """Only work on samples may be cut into sub-batches, and sums are read after the last one."""
+    gathered = {o for n in nodes if axis.kinds[n.name] in ("sums", "merges") for o in n.outputs}
+    for node in nodes:
+        kind = axis.kinds[node.name]
+        if kind == "mixes" or (kind == "free" and node.op != "reshape"):
+            raise CodegenError(
+                f"'{node.name}' ({node.op}) does not work sample by sample and cannot be in a "
+                "group with a sub-batch"
+            )
+        read = gathered & set(node.inputs)
+        if read:
+            raise CodegenError(
+                f"'{node.name}' reads '{min(read)}', which is complete only after the last "
+                "sub-batch of its own group"
+            )
+    if group.sub_batch % axis.grain:
+        raise CodegenError(f"a sub-batch must be a multiple of {axis.grain} samples here")
+
+
+def _leaves(graph: Graph, root: Mapping[str, str], name: str, inside: set[str]) -> bool:
+    """True when the bytes of a tensor are needed outside the group."""
+    for t, r in root.items():
+        if r != name:
+            continue
+        if t in graph.needed or graph.tensors[t].role != "value":
+            return True
+        if any(n.name not in inside for n in graph.consumers.get(t, ())):
+            return True
+    return False
+
+
+def _bytes(shape: Sequence[int], dtype: str) -> int:
+    return -(-prod(shape) * DTYPE_BYTES[dtype] // ALIGNMENT) * ALIGNMENT
+
+
+def _rectangles(
+    context: Scope,
+    nodes: Sequence[Node],
+    axis: BatchAxis,
+    samples: int,
+    names: Mapping[str, str],
+    group: Group,
+    root: Mapping[str, str],
+) -> list[Rectangle]:
+    """The regions of a group before they have addresses."""
+    life: dict[str, list[int]] = {}
+    for at, node in enumerate(nodes):
+        for t in (*node.inputs, *node.outputs):
+            if t in names:
+                life.setdefault(names[t], []).append(at)
+    kept = {root[t] for t in group.kept}
+    found = []
+    for name, touched in life.items():
+        shape = _local(context.graph[name], axis, samples).shape
+        size = _bytes(shape, context.dtypes[name])
+        begin, end = min(touched), max(touched) + 1
+        if name in kept:
+            begin, end = 0, len(nodes)
+        found.append(Rectangle(name, begin, end, size))
+    return found
+
+
+def _live_bytes(rectangles: Sequence[Rectangle]) -> int:
+    """The most bytes alive at one time: no packing is lower."""
+    times = range(max((r.end for r in rectangles), default=0))
+    return max((sum(r.size for r in rectangles if r.begin <= t < r.end) for t in times), default=0)
+
+
+def _first_fit(rectangles: Sequence[Rectangle]) -> list[Rectangle]:
+    placed: list[Rectangle] = []
+    for r in sorted(rectangles, key=lambda r: (-r.size * (r.end - r.begin), -r.size, r.name)):
+        at = 0
+        for other in sorted(placed, key=lambda o: o.address):
+            if other.end <= r.begin or other.begin >= r.end:
+                continue
+            if other.address >= at + r.size:
+                break
+            at = max(at, other.address + other.size)
+        placed.append(replace(r, address=at))
+    return placed
+
+
+@lru_cache(maxsize=4096)
+def pack(rectangles: tuple[Rectangle, ...]) -> tuple[Rectangle, ...]:
+    """Addresses of least height: first fit where it comes near the bound of live bytes,
+    else CP-SAT."""
+    simple = _first_fit(rectangles)
+    bound = _live_bytes(rectangles)
+    height = max((r.address + r.size for r in simple), default=0)
+    if height <= bound * _GOOD_ENOUGH:
+        return tuple(simple)
+    return tuple(_solve(simple, bound, height))
+
+
+def _solve(simple: list[Rectangle], bound: int, height: int) -> list[Rectangle]:
+    from ortools.sat.python import cp_model
+
+    model = cp_model.CpModel()
+    unit = ALIGNMENT
+    top = model.new_int_var(bound // unit, height // unit, "height")
+    times, places, starts = [], [], []
+    for i, r in enumerate(simple):
+        size = r.size // unit
+        start = model.new_int_var(0, (height - r.size) // unit, f"a{i}")
+        model.add(start + size <= top)
+        model.add_hint(start, r.address // unit)
+        times.append(model.new_fixed_size_interval_var(r.begin, r.end - r.begin, f"t{i}"))
+        places.append(model.new_fixed_size_interval_var(start, size, f"p{i}"))
+        starts.append(start)
+    model.add_no_overlap_2d(times, places)
+    model.minimize(top)
+    solver = cp_model.CpSolver()
+    solver.parameters.num_workers = 1
+    solver.parameters.random_seed = 1
+    solver.parameters.max_deterministic_time = 0.1
+    status = solver.solve(model)
+    if status not in (cp_model.OPTIMAL, cp_model.FEASIBLE):
+        return simple
+    return [
+        replace(r, address=int(solver.value(s)) * unit) for r, s in zip(simple, starts, strict=True)
+    ]
+
+
+def regions_of(plan: GroupPlan, dtypes: Mapping[str, str], accum: str) -> dict[str, Region]:
+    """The regions of a plan, by the tensor that names them."""
+    made = {}
+    for r in plan.rectangles:
+        dtype = accum if r.name in plan.sums else dtypes[r.name]
+        made[r.name] = Region(f"r.{r.name}", dtype, r.size // DTYPE_BYTES[dtype], r.address)
+    return made

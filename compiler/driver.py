@@ -1,0 +1,360 @@
+"""The whole flow, spelled once: model, graph, step, primitives, mapping, program."""
+
+from __future__ import annotations
+
+import gc
+from collections.abc import Callable, Iterator
+from collections.abc import Mapping as MappingType
+from contextlib import contextmanager, suppress
+from dataclasses import dataclass, field, replace
+from pathlib import Path
+from typing import Any, Literal
+
+import numpy as np
+
+from ccnn.compiler.codegen import PRECISIONS, generate, make_context
+from ccnn.compiler.codegen.scope import Scope
+from ccnn.compiler.mapper import map_graph
+from ccnn.compiler.mapping import GroupDoesNotFit, Mapping
+from ccnn.compiler.reader import ReadOptions, ReadResult, read_model
+from ccnn.passes.autodiff import Optimizer, differentiate
+from ccnn.passes.graph import Graph, Tensor
+from ccnn.passes.interpret import interpret
+from ccnn.passes.norm_policy import NormPolicy
+from ccnn.passes.pipeline import DEFAULT, Pass, run_pipeline
+from ccnn.passes.recompute import Recompute
+from ccnn.passes.serialize_minibatch import SerializeMinibatch
+from ccnn.passes.steps import ElementBytes
+from ccnn.targets.machine import Machine, MachineError, load_machine
+from ccnn.targets.program import DTYPE_BYTES, Program
+from ccnn.targets.simulator import Execution
+
+GraphWatcher = Callable[[str, Graph], None]
+"""Called with the name of what made a graph (read, differentiate, a pass) and that graph."""
+
+Progress = Callable[[str, int, int], None]
+"""Called with a stage's name, how much of it is done, and how much there is."""
+
+
+@dataclass(frozen=True)
+class CompileOptions:
+    """What the user may choose; everything else follows from the model and the machine."""
+
+    target: str | Machine = "wavecore"
+    """A shipped machine's name, the path of a YAML file, or a machine."""
+    batch: int | None = None
+    dtype: str = "bfloat16"
+    """float64, float32, bfloat16 or float16; sums are kept in float32 at least."""
+    optimizer: Optimizer = field(default_factory=Optimizer)
+    loss: Literal["ce", "mse"] | None = None
+    freeze: tuple[str, ...] = ()
+    input_gradient: bool = False
+    """Also compute the gradient of the model's first input, which training does not need."""
+    dropout: bool = False
+    seed: int = 0
+    norm: Literal["exact", "group", "ghost"] = "exact"
+    """What batch norms become; all but exact change what is computed."""
+    serialize: Literal["none", "full", "mbs1", "mbs2", "best"] = "none"
+    """How runs of layers go through the buffer in sub-batches; none: the conventional schedule."""
+    recompute: Literal["none", "cheap", "layers"] = "none"
+    """What the backward pass makes anew rather than fetches."""
+
+    @property
+    def conventional(self) -> CompileOptions:
+        """The same step on the schedule that everything is measured against."""
+        return replace(self, norm="exact", serialize="none", recompute="none")
+
+
+@dataclass(frozen=True)
+class Compilation:
+    """Everything one compilation made, each stage as it was handed on."""
+
+    options: CompileOptions
+    machine: Machine
+    model: ReadResult
+    step: Graph
+    """Forward, loss, backward and update, as the interpreter runs it."""
+    lowered: Graph
+    """The same step in primitives, what code was generated from."""
+    mapping: Mapping
+    program: Program
+
+
+def compile_model(
+    model: str | Path | Any,
+    options: CompileOptions | None = None,
+    progress: Progress | None = None,
+    on_graph: GraphWatcher | None = None,
+) -> Compilation:
+    """Compile an ONNX file (or ModelProto) into the program of one training step.
+
+    `on_graph` sees the graph after reading, after differentiation and after each pass.
+
+    Raises ReadError for a model that is not accepted, MachineError for a machine file that is
+    not, MappingError when a layer's smallest tile does not fit the machine.
+    """
+    with _collector_paused():
+        return _compile(
+            model, options or CompileOptions(), progress or _tell_nobody, on_graph or _watch_nothing
+        )
+
+
+def _tell_nobody(stage: str, done: int, total: int) -> None:
+    """No progress is shown."""
+
+
+def _watch_nothing(name: str, graph: Graph) -> None:
+    """Nobody looks at the graphs in between."""
+
+
+@contextmanager
+def _collector_paused() -> Iterator[None]:
+    """No search for cyclic garbage: nearly all objects of a compilation live until its end."""
+    was_on = gc.isenabled()
+    gc.disable()
+    try:
+        yield
+    finally:
+        if was_on:
+            gc.enable()
+
+
+def one_array(machine: Machine) -> Machine:
+    """The machine; raises MachineError when its arrays are several, as a program drives one."""
+    if machine.arrays > 1:
+        raise MachineError(
+            f"machine {machine.name} has {machine.arrays} arrays, and a program drives one; "
+            "choose a machine of one array, or map single GEMMs onto it with `ccnn map`"
+        )
+    return machine
+
+
+def _compile(
+    model: str | Path | Any, o: CompileOptions, tell: Progress, watch: GraphWatcher
+) -> Compilation:
+    tell("read", 0, 1)
+    machine = one_array(o.target if isinstance(o.target, Machine) else load_machine(o.target))
+    read = read_model(
+        model,
+        ReadOptions(
+            batch=o.batch, loss=o.loss, seed=o.seed, dropout=o.dropout, dropout_seed=o.seed
+        ),
+    )
+    if o.norm != "exact":
+        read = replace(read, graph=NormPolicy(norm=o.norm)(read.graph))
+    watch("read", read.graph)
+    tell("differentiate", 0, 1)
+    inputs = read.inputs[:1] if o.input_gradient else ()
+    step = differentiate(
+        read.graph, read.loss, input_gradients=inputs, frozen=o.freeze, optimizer=o.optimizer
+    )
+    watch("differentiate", step)
+    tell("lower", 0, 1)
+    passes = (*DEFAULT, *_recompute(o))
+    lowered = run_pipeline(step, passes, lambda each, graph: watch(each.name, graph))
+    context, mapping = _map(lowered, machine, o, tell)
+    lowered = context.graph
+    if lowered.groups:
+        watch(SerializeMinibatch.name, lowered)
+    tell("generate", 0, 1)
+    program = generate(context, mapping, read.graph.name)
+    return Compilation(o, machine, read, step, lowered, mapping, program)
+
+
+def _bytes(o: CompileOptions) -> ElementBytes:
+    dtype, accum = (DTYPE_BYTES[d] for d in PRECISIONS[o.dtype])
+    return ElementBytes(element=dtype, accum=accum, partial=accum)
+
+
+def _recompute(o: CompileOptions) -> tuple[Pass, ...]:
+    """What is made anew in the backward pass, if that was asked for."""
+    if o.recompute == "none":
+        return ()
+    return (Recompute(recompute=o.recompute, bytes_per=_bytes(o)),)
+
+
+_FOR_TILES = (0.25, 0.4, 0.6)
+"""Shares of the buffer that groups leave to the tiles that stream through it, tried in turn."""
+
+
+def _map(
+    graph: Graph, machine: Machine, o: CompileOptions, tell: Progress
+) -> tuple[Scope, Mapping]:
+    """Group the nodes and map all GEMMs.
+
+    Where a group does not fit, all are made again with more room for tiles; one that never fits is
+    dissolved into kernels of its nodes.
+    """
+
+    def attempt(grouped: Graph) -> tuple[Scope, Mapping]:
+        context = make_context(grouped, machine, o.dtype)
+        return context, map_graph(context, lambda done, total: tell("map", done, total))
+
+    grouped = graph
+    for share in _FOR_TILES if o.serialize != "none" else ():
+        tell("group", 0, 1)
+        room = machine.gbuf_bytes
+        serialize = SerializeMinibatch(
+            buffer_bytes=room,
+            reserved_bytes=int(room * share),
+            mode=o.serialize,
+            merge_moments=True,
+            bytes_per=_bytes(o),
+        )
+        grouped = run_pipeline(graph, (serialize,))
+        with suppress(GroupDoesNotFit):
+            return attempt(grouped)
+    while True:
+        try:
+            return attempt(grouped)
+        except GroupDoesNotFit as error:
+            kept = tuple(g for g in grouped.groups if error.group not in g.nodes)
+            grouped = replace(grouped, groups=kept)
+
+
+def start(c: Compilation, inputs: MappingType[str, np.ndarray], poison: bool = False) -> Execution:
+    """A machine with the program loaded, and all parameters, state, constants and inputs set."""
+    run = Execution(c.program, c.machine, poison)
+    for tensor in c.lowered.tensors.values():
+        if tensor.role == "input":
+            run.write(tensor.name, inputs[tensor.name])
+        elif tensor.role != "value":
+            run.write(tensor.name, c.lowered.data[tensor.name])
+    return run
+
+
+def results(c: Compilation, run: Execution, step: int) -> dict[str, np.ndarray]:
+    """What a step left behind, under the names results are saved by (w1/NAME after step 1 …)."""
+    graph = c.lowered
+    found: dict[str, np.ndarray] = {}
+    suffix = "" if step == 1 else str(step)
+    found[f"loss{suffix}"] = run[c.model.loss]
+    if step == 1:
+        found["output"] = run[c.model.outputs[0]]
+        for name, gradient in graph.gradients.items():
+            role = graph[name].role
+            key = f"grad/{name}" if role == "parameter" else "grad_input"
+            found[key] = run[gradient]
+    for name, new in graph.updates.items():
+        role = graph[name].role
+        if role == "parameter":
+            found[f"w{step}/{name}"] = run[new]
+        elif step == 1 and name in c.model.graph.tensors:  # else the optimizer's own state
+            found[f"bn{step}/{name}"] = run[new]
+    return {k: _plain(v) for k, v in found.items()}
+
+
+def _plain(value: np.ndarray) -> np.ndarray:
+    return value if value.dtype in (np.float64, np.float32) else value.astype(np.float32)
+
+
+def run_steps(
+    c: Compilation,
+    inputs: MappingType[str, np.ndarray],
+    steps: int = 2,
+    progress: Progress | None = None,
+) -> dict[str, np.ndarray]:
+    """Execute training steps on one batch; keys loss, output, grad/NAME, w1/NAME, bn1/NAME,
+    grad_input (when compiled with it), and loss2, w2/NAME … of later steps."""
+    run = start(c, inputs)
+    found: dict[str, np.ndarray] = {}
+    for step in range(1, steps + 1):
+        if progress:
+            progress("execute", step - 1, steps)
+        run.step()
+        found.update(results(c, run, step))
+    return found
+
+
+@dataclass(frozen=True)
+class TensorError:
+    """How far an executed tensor is from the interpreter's, and how far it may be."""
+
+    name: str
+    error: float
+    bound: float
+
+
+def random_inputs(c: Compilation, seed: int = 0) -> dict[str, np.ndarray]:
+    """Seeded values for the model's inputs: normal, and for class indices any class."""
+    rng = np.random.default_rng(seed)
+    values: dict[str, np.ndarray] = {}
+    classes = c.model.graph[c.model.outputs[0]].shape[1:2] or (1,)
+    for tensor in c.lowered.of_role("input"):
+        if tensor.dtype == "index":
+            values[tensor.name] = rng.integers(0, classes[0], tensor.shape)
+        else:
+            values[tensor.name] = rng.standard_normal(tensor.shape)
+    return values
+
+
+_UNIT = {"float64": 2.0**-52, "float32": 2.0**-23, "bfloat16": 2.0**-8, "float16": 2.0**-11}
+
+
+def verify_values(
+    c: Compilation, seed: int = 0, progress: Progress | None = None
+) -> list[TensorError]:
+    """Execute one step on seeded data and compare every result with the interpreter in float64.
+
+    The bound is what rounding alone may do: the interpreter is run once more with every tensor
+    disturbed by up to four units in the last place of the program's precision as it is made, and
+    an error may be eight times what that did to the tensor.  Intermediate tensors have to be
+    disturbed too: in deep networks rounding moves a few units across a ReLU's kink, which no
+    small change of the parameters shows.
+    """
+    values = random_inputs(c, seed)
+    got = run_steps(c, values, 1, progress)
+    known = {**c.step.data, **values}
+    unit = _UNIT[c.options.dtype]
+    rng = np.random.default_rng(seed + 1)
+    if progress:
+        progress("interpret", 0, 2)
+    want = _expected(c, known)
+
+    def disturb(tensor: Tensor, value: np.ndarray) -> np.ndarray:
+        if tensor.dtype != "float":
+            return value
+        return value * (1 + 4 * unit * rng.uniform(-1, 1, value.shape))
+
+    shaken = {
+        name: disturb(c.step[name], np.asarray(value, np.float64))
+        if c.step[name].dtype == "float"
+        else value
+        for name, value in known.items()
+    }
+    if progress:
+        progress("interpret", 1, 2)
+    moved = _expected(c, shaken, disturb)
+    largest = max(
+        (float(np.abs(v).max(initial=0)) for k, v in want.items() if k.startswith("grad/")),
+        default=0.0,
+    )
+    errors = []
+    for key, value in got.items():
+        scale = float(np.abs(want[key]).max(initial=0.0))
+        if key.startswith("grad/") and scale < 1e-9 * largest:
+            scale = largest  # zero in exact arithmetic: what is left is rounding
+        scale = scale or 1.0
+        error = float(np.abs(value - want[key]).max(initial=0.0)) / scale
+        sensitivity = float(np.abs(moved[key] - want[key]).max(initial=0.0)) / scale
+        errors.append(TensorError(key, error, 16 * unit + 8 * sensitivity))
+    return sorted(errors, key=lambda e: -e.error / e.bound)
+
+
+def _expected(
+    c: Compilation,
+    values: MappingType[str, np.ndarray],
+    disturb: Callable[[Tensor, np.ndarray], np.ndarray] | None = None,
+) -> dict[str, np.ndarray]:
+    """The keys of `results` for step 1, from the interpreter."""
+    graph = c.step
+    keys = {"loss": c.model.loss, "output": c.model.outputs[0]}
+    for name, gradient in graph.gradients.items():
+        keys[f"grad/{name}" if graph[name].role == "parameter" else "grad_input"] = gradient
+    for name, new in graph.updates.items():
+        if graph[name].role == "parameter":
+            keys[f"w1/{name}"] = new
+        elif name in c.model.graph.tensors:
+            keys[f"bn1/{name}"] = new
+    found = interpret(graph, values, keep=set(keys.values()), disturb=disturb)
+    return {key: found[tensor] for key, tensor in keys.items()}

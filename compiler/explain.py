@@ -1,0 +1,293 @@
+"""`ccnn explain MODEL NODE`: how a layer was lowered, tiled and placed, what bounds it, and what
+would change that.
+
+Nothing is guessed: each kernel of the layer is executed alone, again on machines that differ in
+one parameter (tiles chosen anew where the parameter decides them), and again with the best
+tilings that the mapper passed over.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Mapping, Sequence
+from dataclasses import asdict, dataclass, replace
+from difflib import get_close_matches
+from typing import Any
+
+from ccnn.compiler.codegen import GEMMS, CodegenError, gemm_of, make_context, write_node
+from ccnn.compiler.codegen.emit import KernelWriter
+from ccnn.compiler.codegen.gemm import Gemm
+from ccnn.compiler.driver import Compilation
+from ccnn.compiler.failure import ExitCode, Failure
+from ccnn.compiler.mapper.price import fitting, price, traffic, work
+from ccnn.compiler.mapper.rule import choose_tiling, make_grid
+from ccnn.compiler.mapping import MappingError, Tiling
+from ccnn.compiler.report.detail import KernelDetail, kernel_details
+from ccnn.passes.graph import Node
+from ccnn.targets.machine import Machine
+from ccnn.targets.program import Kernel, Program
+from ccnn.targets.simulator import Trace, simulate
+
+RUNNERS = 4
+"""Tilings beside the chosen one that are executed to find the runner-up."""
+
+NOTICEABLE = 0.02
+"""The part of a kernel's cycles that a change must save to count as lifting a bound."""
+
+
+@dataclass(frozen=True)
+class Variation:
+    """A change of the machine: what it is called, what it relieves, and whether tiles follow."""
+
+    name: str
+    relieves: str
+    changes: tuple[tuple[str, float], ...]
+    """(field of Machine, factor)."""
+    remap: bool = False
+
+    def apply(self, machine: Machine) -> Machine:
+        """The changed machine."""
+        new: dict[str, Any] = {}
+        for field, factor in self.changes:
+            old = getattr(machine, field)
+            new[field] = float(old * factor) if isinstance(old, float) else int(old * factor)
+        return replace(machine, **new)
+
+
+VARIATIONS = (
+    Variation("DRAM bandwidth x 2", "DRAM bandwidth", (("dram_bandwidth_gib_s", 2),)),
+    Variation("DRAM latency 0", "DRAM latency", (("dram_latency_cycles", 0),)),
+    Variation("vector lanes x 2", "vector unit", (("lanes", 2),)),
+    Variation("vector start-up 0", "vector start-up", (("vector_startup_cycles", 0),)),
+    Variation("array x 2 in rows and columns", "array", (("rows", 2), ("cols", 2)), True),
+    Variation("GBUF x 2", "GBUF size", (("gbuf_bytes", 2),), True),
+    Variation("accumulators x 2", "accumulator size", (("acc_rows", 2),), True),
+)
+
+
+@dataclass(frozen=True)
+class WhatIf:
+    """A kernel on a changed machine; `cycles` is None when it could not be compiled for it."""
+
+    name: str
+    relieves: str
+    cycles: int | None
+
+
+@dataclass(frozen=True)
+class RunnerUp:
+    """A tiling that was not chosen, and what the kernel takes with it."""
+
+    tiling: str
+    dram_bytes: int
+    cycles: int
+
+
+@dataclass(frozen=True)
+class KernelStory:
+    """One kernel of the layer: what it is made from, what it took, and why."""
+
+    node: str
+    op: str
+    phase: str
+    reads: tuple[str, ...]
+    writes: tuple[str, ...]
+    shared_with: tuple[str, ...]
+    """Other nodes that the same kernel serves."""
+    detail: KernelDetail
+    tiling: Tiling | None
+    runner_up: RunnerUp | None
+    what_if: tuple[WhatIf, ...]
+
+    @property
+    def bound_by(self) -> str:
+        """What lifting saves most; 'its own order' when no single change saves anything."""
+        cycles = self.detail.cycles
+        best = min(
+            (w for w in self.what_if if w.cycles is not None),
+            key=lambda w: w.cycles or 0,
+            default=None,
+        )
+        if best is None or best.cycles is None or best.cycles > (1 - NOTICEABLE) * cycles:
+            return "its own order: no single change of the machine saves 2 %"
+        return f"{best.relieves}: {best.name} saves {100 * (1 - best.cycles / cycles):.1f} %"
+
+
+@dataclass(frozen=True)
+class Explanation:
+    """Everything about one ONNX node (or graph node) of a compiled step."""
+
+    name: str
+    machine: str
+    gbuf_bytes: int
+    step_cycles: int
+    kernels: tuple[KernelStory, ...]
+    free: tuple[str, ...]
+    """Graph nodes that cost nothing: another name for the same bytes."""
+
+    @property
+    def cycles(self) -> int:
+        """Cycles of all its kernels, those shared with other nodes included."""
+        return sum(k.detail.cycles for k in self.kernels)
+
+
+def find_nodes(c: Compilation, name: str) -> list[Node]:
+    """The graph nodes of an ONNX node, or the one called so; Failure says what is close."""
+    found = [n for n in c.lowered.nodes if n.origin == name]
+    found = found or [n for n in c.lowered.nodes if n.name == name]
+    if found:
+        return found
+    origins = list(dict.fromkeys(n.origin for n in c.lowered.nodes if n.origin))
+    inside = [o for o in origins if name.lower() in o.lower()]
+    close = (inside or get_close_matches(name, origins, 5))[:5]
+    hint = f"did you mean {', '.join(close)}?" if close else f"it has {', '.join(origins[:8])} ..."
+    raise Failure(
+        ExitCode.USAGE,
+        f"{c.program.name} has no node '{name}'; {hint} `ccnn report DIR -v` lists them all",
+    )
+
+
+def explain_node(c: Compilation, name: str, trace: Trace | None = None) -> Explanation:
+    """The story of every kernel that serves a node. Raises Failure when there is no such node."""
+    nodes = find_nodes(c, name)
+    trace = trace or simulate(c.program, c.machine)
+    wanted = {n.name for n in nodes}
+    served = [
+        number
+        for number, kernel in enumerate(c.program.kernels)
+        if wanted & {c.program.nodes[i].name for i in _served(kernel)}
+    ]
+    some = replace(c.program, kernels=tuple(c.program.kernels[n] for n in served))
+    placed = tuple(trace.kernels[n] for n in served)
+    details = kernel_details(some, c.machine, placed, max_events=0)
+    stories = []
+    for number, detail in zip(served, details, strict=True):
+        stories.append(_story(c, c.program.kernels[number], number, detail, wanted))
+    used = {s.node for s in stories} | {n for s in stories for n in s.shared_with}
+    free = tuple(n.name for n in nodes if n.name not in used)
+    return Explanation(
+        name, c.machine.name, c.machine.gbuf_bytes, trace.cycles, tuple(stories), free
+    )
+
+
+def _served(kernel: Kernel) -> list[int]:
+    from ccnn.compiler.report.detail import instructions
+
+    return list(dict.fromkeys(i.node for i in instructions(kernel.body)))
+
+
+def _story(
+    c: Compilation, kernel: Kernel, number: int, detail: KernelDetail, wanted: set[str]
+) -> KernelStory:
+    refs = [c.program.nodes[i] for i in detail.nodes]
+    own = next(r for r in refs if r.name in wanted)
+    node = next((n for n in c.lowered.nodes if n.name == own.name), None)
+    alone = len(refs) == 1 and node is not None
+    tiling = c.mapping.tilings.get(own.name)
+    runner = _runner_up(c, node, number, tiling) if alone and node and tiling else None
+    return KernelStory(
+        own.name,
+        own.op,
+        own.phase,
+        _described(c, node.inputs if node else ()),
+        _described(c, node.outputs if node else ()),
+        tuple(r.name for r in refs if r.name != own.name),
+        detail,
+        tiling,
+        runner,
+        tuple(_what_if(c, kernel, node if alone else None, number, v) for v in VARIATIONS),
+    )
+
+
+def _described(c: Compilation, names: Sequence[str]) -> tuple[str, ...]:
+    return tuple(
+        f"{n}[{','.join(map(str, c.lowered[n].shape))}]" for n in names if n in c.lowered.tensors
+    )
+
+
+def _what_if(
+    c: Compilation, kernel: Kernel, node: Node | None, number: int, variation: Variation
+) -> WhatIf:
+    """One kernel on a changed machine, compiled anew where that decides its tiles."""
+    machine = variation.apply(c.machine)
+    cycles: int | None = None
+    if not variation.remap:
+        cycles = _cycles(c.program, kernel, machine)
+    elif node is not None and node.op in GEMMS:
+        try:
+            cycles = _cycles(c.program, _written(c, node, number, machine), machine)
+        except (MappingError, CodegenError):
+            cycles = None
+    return WhatIf(variation.name, variation.relieves, cycles)
+
+
+def _written(
+    c: Compilation, node: Node, number: int, machine: Machine, tiling: Tiling | None = None
+) -> Kernel:
+    """The kernel of a node for a machine, with the tiling given or the best one for it."""
+    context = make_context(c.lowered, machine, c.options.dtype)
+    chosen = tiling or choose_tiling(gemm_of(context, node), machine)
+    writer = KernelWriter(node.name, number, machine.gbuf_bytes)
+    write_node(context, writer, {node.name: chosen}, node, node.name)
+    return writer.finish()
+
+
+def _cycles(program: Program, kernel: Kernel, machine: Machine) -> int:
+    return simulate(replace(program, kernels=(kernel,)), machine).cycles
+
+
+def _runner_up(c: Compilation, node: Node, number: int, chosen: Tiling) -> RunnerUp | None:
+    """The best of the tilings next in price, by executing them."""
+    context = make_context(c.lowered, c.machine, c.options.dtype)
+    found: list[RunnerUp] = []
+    for tiling in next_tilings(gemm_of(context, node), c.machine, chosen, RUNNERS):
+        try:
+            kernel = _written(c, node, number, c.machine, tiling)
+        except CodegenError:
+            continue
+        trace = simulate(replace(c.program, kernels=(kernel,)), c.machine)
+        found.append(RunnerUp(str(tiling).split(" dram ")[0], trace.dram_bytes, trace.cycles))
+    return min(found, key=lambda r: (r.cycles, r.dram_bytes), default=None)
+
+
+def next_tilings(gemm: Gemm, machine: Machine, chosen: Tiling, count: int) -> list[Tiling]:
+    """The cheapest tilings of the mapper's grid that differ from the chosen one in tile sizes."""
+    tables, index = make_grid(gemm, machine)
+    index, _ = fitting(tables, machine, index)
+    done = work(tables, machine, index)
+    offers: list[tuple[float, Tiling]] = []
+    for order in gemm.orders:
+        moved = traffic(tables, index, done, order)
+        for depth in (2, 1):
+            priced = price(tables, machine, done, moved, depth)
+            fits = (priced.need <= machine.gbuf_bytes).nonzero()[0]
+            for at in sorted(fits, key=lambda i: float(priced.cost[i]))[: count + 1]:
+                sizes = tuple((n, int(tables.levels[n].sizes[index[n][at]])) for n in order)
+                tiling = Tiling(order, sizes, depth, int(priced.dram[at]))
+                offers.append((float(priced.cost[at]), tiling))
+    offers.sort(key=lambda offer: (offer[0], str(offer[1])))
+    kept: dict[tuple[tuple[str, int], ...], Tiling] = {}
+    for _, tiling in offers:
+        key = tuple(sorted(tiling.tiles))
+        if key != tuple(sorted(chosen.tiles)):
+            kept.setdefault(key, tiling)
+    return list(kept.values())[:count]
+
+
+def explanation_json(e: Explanation) -> dict[str, Any]:
+    """An explanation as plain values for JSON."""
+    kernels: list[Mapping[str, Any]] = []
+    for story in e.kernels:
+        plain = asdict(story)
+        plain["detail"].pop("events")
+        kernels.append(
+            {**plain, "bound_by": story.bound_by, "tiling": str(story.tiling or "") or None}
+        )
+    return {
+        "schema": "ccnn-explain/1",
+        "node": e.name,
+        "machine": e.machine,
+        "cycles": e.cycles,
+        "step_cycles": e.step_cycles,
+        "free_nodes": list(e.free),
+        "kernels": kernels,
+    }

@@ -1,0 +1,274 @@
+"""The best cut of a GEMM over a stated space, and the paper's heuristic cut beside it.
+
+The space of the exact search:
+
+    flow        every dataflow of the machine's modes; either operand stays, or the result
+    parts       every factorisation of the groups, and of the units, into parts of M, N and K
+    waves       as few as the local buffers allow: full ones and a rest, or equal ones, in steps
+                of one row or of as many as a mode has sub-waves
+    strips      the width cut anywhere into pieces no wider than some mode
+    blocks      each strip's depth cut anywhere, each block in any mode wide and deep enough
+
+Least cycles first, then DRAM bytes, then buffer bytes.  Given flow, parts and waves a strip's
+cost depends on its width only through the modes that are wide enough, so strips and blocks are
+two covers (array_cover.py), each solved to a proof.  More waves than necessary never help: the
+rows of one more wave cost at most as much when the others take them.
+
+The heuristic (FlexSA's): activations stream, tiles of the whole array's size from the top left,
+each tile in the mode with most sub-waves that still holds it; M split over the arrays, or K where
+a gradient of weights is meant.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Iterator
+from functools import lru_cache
+from itertools import product as pairs
+from math import lcm
+
+from ccnn.compiler.mapper.array import (
+    FLOWS,
+    ArrayMapping,
+    Cut,
+    Flow,
+    Product,
+    Rules,
+    Run,
+    Strip,
+    Triple,
+    Waves,
+    block_cycles,
+    flows,
+    modes_of,
+    part_of,
+    triples,
+    wave_rows,
+    with_bound,
+)
+from ccnn.compiler.mapper.array_cost import fill_cycles, floor_cycles, price_cut
+from ccnn.compiler.mapper.array_cover import Kind, cover
+from ccnn.targets.machine import Machine
+from ccnn.targets.modes import Mode, best_mode
+
+ONE: Triple = (1, 1, 1)
+
+
+def map_product(
+    product: Product,
+    machine: Machine,
+    rules: Rules | None = None,
+    mapper: str = "exact",
+    split: str | None = None,
+) -> ArrayMapping:
+    """The mapping of a GEMM onto a machine's arrays.
+
+    `split` keeps the heuristic to splitting 'm' or 'k' over the arrays; it takes the better of
+    the two when left open.  Raises MappingError for a GEMM that no mapping fits.
+    """
+    rules = rules or Rules()
+    by_rule = _heuristic(product, machine, rules, split)
+    if mapper == "heuristic":
+        return by_rule
+    best, bound = _exact(product, machine, rules, by_rule)
+    return with_bound(best, bound)
+
+
+# the exact search
+
+
+def _exact(
+    product: Product, machine: Machine, rules: Rules, known: ArrayMapping
+) -> tuple[ArrayMapping, int]:
+    """The best mapping and a bound for all; `known` prunes, and is kept when nothing beats it."""
+    best: ArrayMapping | None = None
+    bound = None
+    for flow, groups, units in _openings(machine, rules):
+        part = part_of(product.sizes, groups, units)
+        if _least(part, flow, machine, rules) > (best or known).cycles:
+            continue
+        for waves in wave_lengths(machine, rules, flow, part):
+            strips, cycles = _strips(machine, rules, flow, part, waves)
+            cut = Cut(flow, groups, units, part, waves, strips)
+            found = price_cut(product, machine, rules, cut, "exact")
+            at_least = found.cycles if cycles == cut.cycles else found.floor
+            bound = at_least if bound is None else min(bound, at_least)
+            if best is None or _rank(found) < _rank(best):
+                best = found
+    if best is None or bound is None:
+        return known, known.floor
+    # what was passed over takes more cycles than the best
+    return best, min(bound, best.cycles)
+
+
+def _rank(mapping: ArrayMapping) -> tuple[int, int, int, int]:
+    return mapping.cycles, mapping.dram_bytes, mapping.array_cycles, mapping.buffer_bytes
+
+
+def _openings(machine: Machine, rules: Rules) -> Iterator[tuple[Flow, Triple, Triple]]:
+    over = (ONE,) if rules.balanced else tuple(triples(machine.groups))
+    within = (ONE,) if rules.balanced else tuple(triples(machine.units))
+    yield from pairs(flows(machine), over, within)
+
+
+def _least(part: Triple, flow: Flow, machine: Machine, rules: Rules) -> int:
+    """Cycles that any cut of the part takes at least."""
+    arrays = machine.arrays if rules.balanced else 1
+    work = -(-part[0] * part[1] * part[2] // (machine.peak_macs_per_cycle * arrays))
+    return work + (fill_cycles(flow, part, machine) if rules.fill_drain else 0)
+
+
+def wave_lengths(machine: Machine, rules: Rules, flow: Flow, part: Triple) -> tuple[Waves, ...]:
+    """The fewest waves that fit: full ones and a rest first, then equal ones."""
+    length = flow.of(part)[0]
+    most = length if rules.uncut or flow.dataflow == "os" else wave_rows(machine)
+    count = -(-length // most)
+    found: list[Waves] = [((most, count - 1), (length - most * (count - 1), 1))]
+    # a length that all sub-waves of a mode divide leaves none of them idle
+    shares = {mode.sub_waves for mode in modes_of(machine, flow)}
+    for grain in sorted({1, lcm(*shares), *shares}):
+        each, more = divmod(length // grain, count)
+        low, rest = grain * each, length % grain
+        found.append(((low + grain, more), (low + rest, 1), (low, count - more - 1)))
+    waves = [_merged(pieces) for pieces in found]
+    fits = [w for w in waves if max(rows for rows, _ in w) <= most]
+    return tuple(dict.fromkeys(fits)) if count > 1 else (waves[0],)
+
+
+def _merged(pieces: tuple[tuple[int, int], ...]) -> Waves:
+    """Without empty ones, and equal neighbours as one."""
+    kept: list[tuple[int, int]] = []
+    for rows, many in pieces:
+        if kept and kept[-1][0] == rows:
+            kept[-1] = (rows, kept[-1][1] + many)
+        elif rows and many:
+            kept.append((rows, many))
+    return tuple(kept)
+
+
+@lru_cache(maxsize=65536)
+def _kind(machine: Machine, rules: Rules, mode: Mode, waves: Waves) -> Kind:
+    """What a block in a mode costs by its depth, as a piece of a cover."""
+    breaks = {mode.rows}
+    if not rules.whole_shift:
+        streams = {-(-rows // mode.sub_waves) * mode.turns for rows, _ in waves}
+        breaks |= {s for s in streams if s < mode.rows}
+    levels, below = [], 0
+    price = block_cycles(machine, rules, mode, waves, 0)
+    for at in sorted(breaks):
+        rise = block_cycles(machine, rules, mode, waves, at)
+        rise -= block_cycles(machine, rules, mode, waves, below)
+        levels.append((at - below, rise // (at - below)))
+        below = at
+    return Kind(price, tuple(levels))
+
+
+def _strips(
+    machine: Machine, rules: Rules, flow: Flow, part: Triple, waves: Waves
+) -> tuple[tuple[Strip, ...], int]:
+    """The cheapest strips, and a bound on their cycles."""
+    _, width, depth = flow.of(part)
+    modes = modes_of(machine, flow)
+    widths = sorted({mode.cols for mode in modes}, reverse=True)
+    blocks, bounds, columns = [], [], []
+    for cols in widths:
+        wide = tuple(mode for mode in modes if mode.cols >= cols)
+        kinds = tuple(_kind(machine, rules, mode, waves) for mode in wide)
+        answer = cover(depth, kinds)
+        runs = []
+        for mode, kind, count, units in zip(wide, kinds, answer.counts, answer.units, strict=True):
+            runs += _runs(machine, rules, mode, waves, kind, (count, units))
+        blocks.append(tuple(runs))
+        bounds.append(answer.bound)
+        columns.append(Kind(answer.cost, ((cols, 0),)))
+    chosen = cover(width, tuple(columns))
+    proven = chosen.bound
+    if bounds != [kind.price for kind in columns]:
+        proven = cover(
+            width, tuple(Kind(b, k.levels) for b, k in zip(bounds, columns, strict=True))
+        ).bound
+    return _fill(width, widths, chosen.counts, blocks), proven
+
+
+def _runs(
+    machine: Machine, rules: Rules, mode: Mode, waves: Waves, kind: Kind, share: tuple[int, int]
+) -> list[Run]:
+    """Blocks of a mode: full ones and a rest where that costs no more than equal ones."""
+    count, units = share
+    if not count:
+        return []
+    each, more = divmod(units, count)
+    equal = [(each + 1, more), (each, count - more)]
+    full, rest = divmod(units, kind.most)
+    whole = [(kind.most, full), (rest, 1 if rest else 0)]
+
+    def cost(depths: list[tuple[int, int]]) -> int:
+        return sum(many * kind.at(depth) for depth, many in depths)
+
+    # fewer blocks than were paid for would have been the better cover
+    depths = whole if full + (rest > 0) == count and cost(whole) <= cost(equal) else equal
+    return [
+        Run(mode.name, depth, many, block_cycles(machine, rules, mode, waves, depth))
+        for depth, many in depths
+        if many and depth
+    ]
+
+
+def _fill(
+    width: int, widths: list[int], counts: tuple[int, ...], blocks: list[tuple[Run, ...]]
+) -> tuple[Strip, ...]:
+    """Strips of full width, and what is too much taken from the last."""
+    over = sum(cols * count for cols, count in zip(widths, counts, strict=True)) - width
+    strips: list[Strip] = []
+    last = max(i for i, count in enumerate(counts) if count)
+    for i, (cols, count) in enumerate(zip(widths, counts, strict=True)):
+        full = count - 1 if i == last and over else count
+        if full:
+            strips.append(Strip(cols, full, blocks[i]))
+        if i == last and over:
+            strips.append(Strip(cols - over, 1, blocks[i]))
+    return tuple(strips)
+
+
+# the heuristic
+
+
+def _heuristic(product: Product, machine: Machine, rules: Rules, split: str | None) -> ArrayMapping:
+    """The paper's cut; see the module's text."""
+    choices = []
+    for dim in ("m", "k") if split is None else (split,):
+        ways = [(machine.groups, machine.units)] if not rules.balanced else [(1, 1)]
+        for groups, units in ways:
+            over, within = _along(dim, groups), _along(dim, units)
+            part = part_of(product.sizes, over, within)
+            flow = FLOWS[0]
+            waves = wave_lengths(machine, rules, flow, part)[0]
+            strips = _tiles(machine, rules, part, waves)
+            cut = Cut(flow, over, within, part, waves, strips)
+            choices.append(price_cut(product, machine, rules, cut, "heuristic"))
+    best = min(choices, key=_rank)
+    return with_bound(best, floor_cycles(product, machine))
+
+
+def _along(dim: str, parts: int) -> Triple:
+    return (parts, 1, 1) if dim == "m" else (1, 1, parts)
+
+
+def _tiles(machine: Machine, rules: Rules, part: Triple, waves: Waves) -> tuple[Strip, ...]:
+    """Tiles of the array's size and what is left at the edges."""
+    _, width, depth = FLOWS[0].of(part)
+    strips = []
+    for cols, strip_count in _edges(width, machine.cols):
+        runs = []
+        for rows, count in _edges(depth, machine.rows):
+            mode = best_mode(machine.array_modes, rows, cols)
+            runs.append(
+                Run(mode.name, rows, count, block_cycles(machine, rules, mode, waves, rows))
+            )
+        strips.append(Strip(cols, strip_count, tuple(runs)))
+    return tuple(strips)
+
+
+def _edges(total: int, tile: int) -> list[tuple[int, int]]:
+    """(size, count): full tiles, then the rest."""
+    full, rest = divmod(total, tile)
+    return [(size, count) for size, count in ((tile, full), (rest, 1)) if count and size]

@@ -1,0 +1,159 @@
+"""The command `ccnn map`: one GEMM by hand, as text or JSON."""
+
+from __future__ import annotations
+
+import sys
+from pathlib import Path
+from typing import Any, TextIO
+
+from rich.table import Table
+from rich.text import Text
+
+from ccnn.compiler.failure import ExitCode, Failure
+from ccnn.compiler.files import read_bytes
+from ccnn.compiler.lists import print_json
+from ccnn.compiler.mapper.array import ArrayMapping, Product, Rules
+from ccnn.compiler.mapper.array_cost import price_cut
+from ccnn.compiler.mapper.array_search import map_product
+from ccnn.compiler.mapper.array_text import parse_cut, print_cut
+from ccnn.compiler.mapping import MappingError
+from ccnn.compiler.report.show import console_for
+from ccnn.targets.machine import Machine, load_machine
+
+SCHEMA_VERSION = 1
+
+
+def show_product(
+    sizes: tuple[int, int, int],
+    target: str,
+    rules: Rules,
+    mapper: str,
+    pinned: Path | None,
+    *,
+    as_json: bool,
+) -> None:
+    """Map a GEMM, or price the cut in the file `pinned`, and print what it takes."""
+    machine = load_machine(target)
+    product = Product(*sizes)
+    mapping = map_product(product, machine, rules, mapper)
+    if pinned is not None:
+        mapping = _pinned(pinned, product, machine, rules, mapping)
+    if as_json:
+        print_json(mapping_facts(mapping, rules))
+    else:
+        show_mapping(mapping, rules, sys.stdout)
+
+
+def _pinned(
+    path: Path, product: Product, machine: Machine, rules: Rules, best: ArrayMapping
+) -> ArrayMapping:
+    """The file's cut, priced and held against the bound of the search."""
+    from ccnn.compiler.mapper.array import with_bound
+
+    try:
+        text = read_bytes(path).decode("utf-8")
+        read, cut = parse_cut(text, machine, rules)
+    except UnicodeDecodeError as error:
+        raise Failure(ExitCode.INPUT, f"{path} is not UTF-8 text; save it as UTF-8") from error
+    except MappingError as error:
+        raise Failure(ExitCode.INPUT, f"{path}: {error}") from error
+    if read != product:
+        raise Failure(
+            ExitCode.INPUT,
+            f"{path} maps the GEMM {read.m} x {read.n} x {read.k}, not "
+            f"{product.m} x {product.n} x {product.k}; give those sizes, or another file",
+        )
+    return with_bound(price_cut(product, machine, rules, cut, "pinned"), best.bound)
+
+
+def mapping_facts(mapping: ArrayMapping, rules: Rules) -> dict[str, Any]:
+    """The mapping as JSON values; units are in the keys."""
+    cut = mapping.cut
+    busy = max(cut.cycles, 1)
+    return {
+        "schema_version": SCHEMA_VERSION,
+        "machine": mapping.machine,
+        "mapper": mapping.mapper,
+        "m": mapping.product.m,
+        "n": mapping.product.n,
+        "k": mapping.product.k,
+        "macs": mapping.product.macs,
+        "ideal_memory": rules.ideal_memory,
+        "fill_drain": rules.fill_drain,
+        "flow": cut.flow.name,
+        "groups_mnk": list(cut.groups),
+        "units_mnk": list(cut.units),
+        "part_mnk": list(cut.part),
+        "waves": [{"rows": rows, "count": count} for rows, count in cut.waves],
+        "strips": [
+            {
+                "width": strip.width,
+                "count": strip.count,
+                "blocks": [
+                    {"mode": r.mode, "depth": r.depth, "count": r.count, "cycles_each": r.cycles}
+                    for r in strip.runs
+                ],
+            }
+            for strip in cut.strips
+        ],
+        "mode_share": {name: c / busy for name, c in sorted(mapping.mode_cycles.items())},
+        "cycles": mapping.cycles,
+        "array_cycles": mapping.array_cycles,
+        "fill_cycles": mapping.fill_cycles,
+        "reduce_cycles": mapping.reduce_cycles,
+        "dram_cycles": mapping.dram_cycles,
+        "utilisation": mapping.utilisation,
+        "a_words": mapping.words.a,
+        "b_words": mapping.words.b,
+        "result_words": mapping.words.result,
+        "buffer_bytes": mapping.buffer_bytes,
+        "dram_bytes": mapping.dram_bytes,
+        "bound_cycles": mapping.bound,
+        "floor_cycles": mapping.floor,
+        "gap": float(mapping.gap),
+    }
+
+
+def show_mapping(mapping: ArrayMapping, rules: Rules, out: TextIO) -> None:
+    """The cut as text that can be fed back, then what it costs."""
+    console = console_for(out)
+    console.print(Text(print_cut(mapping.product, mapping.machine, mapping.cut)))
+    table = Table(box=None, pad_edge=False, show_header=False)
+    table.add_column("", justify="left")
+    table.add_column("", justify="right")
+    table.add_column("", justify="left")
+    for row in _rows(mapping, rules):
+        table.add_row(*(Text(cell) for cell in row))
+    console.print(table)
+
+
+def _rows(mapping: ArrayMapping, rules: Rules) -> list[tuple[str, str, str]]:
+    busy = max(mapping.cut.cycles, 1)
+    shares = ", ".join(
+        f"{name} {100 * cycles / busy:.1f}%" for name, cycles in mapping.mode_cycles.items()
+    )
+    bound = "optimal" if mapping.gap == 0 else f"gap {float(mapping.gap):.2%}"
+    searched = "" if mapping.mapper == "exact" else f"; the {mapping.mapper} mapping's: {bound}"
+    bound = bound if mapping.mapper == "exact" else "of the exact search" + searched
+    if mapping.mapper == "heuristic":
+        bound = f"of any mapping; the heuristic's gap {float(mapping.gap):.2%}"
+    left_out = [
+        words
+        for words, out in (
+            ("memory ideal", rules.ideal_memory),
+            ("fill and drain left out", not rules.fill_drain),
+        )
+        if out
+    ]
+    return [
+        ("cycles", f"{mapping.cycles:,}", "; ".join(left_out)),
+        ("  array", f"{mapping.array_cycles:,}", shares),
+        ("  fill and drain", f"{mapping.fill_cycles:,}", ""),
+        ("  reduction", f"{mapping.reduce_cycles:,}", "of parts of K"),
+        ("  DRAM", f"{mapping.dram_cycles:,}", "beside the array; the slower one counts"),
+        ("bound", f"{mapping.bound:,}", bound),
+        ("floor", f"{mapping.floor:,}", "MACs over PEs, words over ports"),
+        ("PE use", f"{mapping.utilisation:.1%}", f"of {mapping.pes:,} PEs"),
+        ("local buffers", f"{mapping.buffer_bytes:,}", "bytes to and from the global buffer"),
+        ("DRAM", f"{mapping.dram_bytes:,}", "bytes"),
+    ]

@@ -1,0 +1,211 @@
+"""Prices runs of kernels as groups, many of them: the formulas of passes/traffic.py on arrays.
+
+A `Window` begins at one position and grows; what it touches is kept up to date, so that pricing
+all runs that begin there takes one walk over the step.
+"""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+from math import ceil
+
+import numpy as np
+
+from ccnn.passes.steps import ARRAY_OPS, Steps
+
+
+@dataclass(frozen=True)
+class Plan:
+    """How a run of kernels executes: each alone (no group), or as a group."""
+
+    moved: float
+    """DRAM bytes."""
+    starts: float = 0.0
+    """What starting its kernels costs, in bytes."""
+    sub_batch: int = 0
+    """Samples at a time; 0: the whole batch at once."""
+    resident: tuple[str, ...] = ()
+    kept: tuple[str, ...] = ()
+    alone: bool = False
+
+    @property
+    def cost(self) -> float:
+        """What is kept low."""
+        return self.moved + self.starts
+
+    @property
+    def rank(self) -> tuple[float, bool, int]:
+        """Less is better: lower cost, no group, larger sub-batches."""
+        return self.cost, not self.alone, -(self.sub_batch or 1 << 62)
+
+
+class Tables:
+    """The stores of a step as arrays."""
+
+    def __init__(self, steps: Steps) -> None:
+        stores = list(steps.stores.values())
+        self.steps = steps
+        self.number = {s.name: k for k, s in enumerate(stores)}
+        self.names = [s.name for s in stores]
+        self.size = np.array([s.size for s in stores], np.float64)
+        self.partial = np.array([s.partial for s in stores], np.float64)
+        self.room = np.array([s.room for s in stores], np.float64)
+        self.batched = np.array([s.batched for s in stores], bool)
+        self.fixed = np.array([s.batched or s.apart for s in stores], bool)
+        """What cannot be kept: it differs by iteration, or is made beside the group."""
+        self.writer = np.array([s.writer for s in stores], np.int64)
+        end = len(steps.nodes)
+        last = [end if s.outside else max(s.readers, default=-1) for s in stores]
+        self.last_reader = np.array(last, np.int64)
+        number = self.number
+        self.reads = [tuple(number[s] for s in names) for names in steps.reads]
+        self.writes = [tuple(number[s] for s in names) for names in steps.writes]
+        layers = [n.op in ARRAY_OPS and steps.axis.kinds[n.name] == "keeps" for n in steps.nodes]
+        self.layers = np.concatenate([[0], np.cumsum(layers)]).astype(np.int64)
+        """Layers before each position; a layer is a convolution or product of samples."""
+        self.merges = [steps.axis.kinds[n.name] == "merges" for n in steps.nodes]
+
+
+class Window:
+    """The kernels at positions `low` … `high` - 1 and what they touch."""
+
+    def __init__(self, tables: Tables, low: int) -> None:
+        count = len(tables.names)
+        self.tables, self.low, self.high = tables, low, low
+        self.order: list[int] = []
+        self._first = np.full(count, -1, np.int64)
+        self._last = np.zeros(count, np.int64)
+        self._reads = np.zeros(count, np.int64)
+        self.waits = -1
+        """The last position that a kernel here waits for."""
+        self.merges = False
+        """Whether it takes moments over the batch."""
+
+    def grow(self, high: int) -> None:
+        """Take in the kernels before position `high`."""
+        t, first, last = self.tables, self._first, self._last
+        for k in range(self.high, high):
+            for s in t.reads[k]:
+                self._reads[s] += 1
+            for s in (*t.reads[k], *t.writes[k]):
+                last[s] = k
+                if first[s] < 0:
+                    first[s] = k
+                    self.order.append(s)
+            self.waits = max(self.waits, t.steps.barrier[k])
+            self.merges = self.merges or t.merges[k]
+        self.high = high
+        self.touched = np.array(self.order, np.int64)
+
+    def look(self) -> Look:
+        """What the window uses, as a group."""
+        t, at = self.tables, self.touched
+        writer = t.writer[at]
+        return Look(
+            self,
+            self._first[at],
+            self._last[at],
+            self._reads[at],
+            (writer >= self.low) & (writer < self.high),
+            t.last_reader[at] >= self.high,
+        )
+
+
+@dataclass(frozen=True)
+class Look:
+    """Arrays over the stores that a window touches; see traffic.Use for what they mean."""
+
+    window: Window
+    first: np.ndarray
+    last: np.ndarray
+    reads: np.ndarray
+    written: np.ndarray
+    later: np.ndarray
+
+    def of(self, values: np.ndarray) -> np.ndarray:
+        """One of the tables, for the stores touched."""
+        return values[self.window.touched]
+
+    def can_reside(self, near: bool = False) -> np.ndarray:
+        """Stores that save traffic on chip; `near`: only those no other layer runs beside."""
+        t = self.window.tables
+        worth = self.of(t.batched) & (self.reads >= np.where(self.written, 1, 2))
+        if near:
+            between = t.layers[self.last] - t.layers[np.minimum(self.first + 1, self.last)]
+            worth = worth & (between == 0)
+        return worth
+
+    def live(self, resident: np.ndarray) -> np.ndarray:
+        """Bytes of one sample that are resident at each position."""
+        t, low, count = self.window.tables, self.window.low, self.window.high - self.window.low
+        room = self.of(t.room)[resident]
+        change = np.bincount(self.first[resident] - low, room, count + 1)
+        change -= np.bincount(self.last[resident] - low + 1, room, count + 1)
+        return np.cumsum(change[:count])
+
+    def saved(self) -> np.ndarray:
+        """Bytes that each store saves by being resident."""
+        inside = self.reads + ~self.later
+        return np.where(self.written, inside, self.reads - 1) * self.of(self.window.tables.size)
+
+    def plan(
+        self, resident: np.ndarray, sub_batch: int, terms: tuple[int, float], room: float | None
+    ) -> Plan:
+        """The group with these stores resident; `room` bytes may keep others (None: none may).
+
+        `terms` are the batch and what one start of a kernel costs.
+        """
+        t, (batch, start) = self.window.tables, terms
+        rounds = ceil(batch / sub_batch)
+        size, partial, batched = self.of(t.size), self.of(t.partial), self.of(t.batched)
+        away = np.where(batched, self.reads + self.written, 0.0) * size
+        weight = np.where(~batched & ~self.written, self.reads * size * rounds, 0.0)
+        sums = self.reads * size + size + 2 * partial * (rounds - 1)
+        away += weight + np.where(~batched & self.written, sums, 0.0)
+        bytes_moved = float(away.sum() - self.saved()[resident].sum())
+        kept: np.ndarray = np.zeros(0, np.int64)
+        if room is not None:
+            gain = np.where(self.of(t.fixed), 0.0, away - size)
+            kept = _fill(gain, self.of(t.room), room)
+            bytes_moved -= float(gain[kept].sum())
+        return Plan(
+            bytes_moved,
+            start * rounds * (self.window.high - self.window.low),
+            0 if sub_batch >= batch else sub_batch,
+            self._names(np.flatnonzero(resident)),
+            self._names(kept),
+        )
+
+    def _names(self, places: np.ndarray) -> tuple[str, ...]:
+        t = self.window.tables
+        return tuple(t.names[k] for k in self.window.touched[places])
+
+    def squeeze(self, sub_batch: int, free: float) -> np.ndarray:
+        """Stores that fit together at this sub-batch, those first that save most for their room."""
+        t, low = self.window.tables, self.window.low
+        worth = np.flatnonzero(self.can_reside())
+        room = self.of(t.room) * sub_batch
+        held = room * (self.last - self.first + 1)
+        rate = self.saved()[worth] / np.maximum(held[worth], 1.0)
+        used = np.zeros(self.window.high - low)
+        chosen = np.zeros(len(self.first), bool)
+        for k in worth[np.argsort(-rate, kind="stable")]:
+            part = used[self.first[k] - low : self.last[k] - low + 1]
+            if part.max() + room[k] <= free:
+                part += room[k]
+                chosen[k] = True
+        return chosen
+
+
+def _fill(gain: np.ndarray, room: np.ndarray, free: float) -> np.ndarray:
+    """Places of the stores to keep: those that gain most for a byte, as long as they fit."""
+    worth = np.flatnonzero(gain > 0)
+    if room[worth].sum() <= free:
+        return worth
+    order = np.lexsort((worth, -room[worth], -gain[worth] / np.maximum(room[worth], 1.0)))
+    kept = []
+    for k in worth[order]:
+        if room[k] <= free:
+            free -= float(room[k])
+            kept.append(k)
+    return np.array(kept, np.int64)

@@ -1,0 +1,265 @@
+"""Pass `serialize-minibatch`: runs of nodes execute sub-batch by sub-batch, data kept on chip.
+
+before:  %a: float[8, 4] = map(%x) {…}  # first forward
+         %b: float[8, 4] = map(%a) {…}  # second forward
+after:   the same nodes, and
+         group [first, second] sub_batch 4 resident [%a] kept []
+
+Mini-batch serialization (Lym et al. 2019) on the graph of a whole training step.  The step is
+cut into *units* where a single tensor leads on; a group is a run of units.  For each group:
+
+    space      bytes a sample needs: the most that its resident tensors take together at one node
+    sub-batch  N / I rounded up, with I = ceil(N / floor(buffer / space)) iterations
+    resident   tensors produced and read inside, or read more than once
+    kept       weights, and sums over the batch, while room is left
+
+and its traffic is what passes/traffic.py says.  Groups are chosen by that traffic, exactly or by
+the paper's greedy merging.  `mode`:
+
+    full   one group forward and one backward
+    mbs1   a tensor resides only while no other layer runs: a block's shortcut goes to DRAM
+    mbs2   whatever a group hands on resides, the shortcut too
+    best   mbs2, and also: larger sub-batches with part of it in DRAM, smaller ones with more
+           kept, groups that turn from forward to backward, and where there are barriers also
+           an order in which cheap vector work waits until its result is needed
+
+Nodes that need the whole batch at once (statistics of an exact batch norm, then what reads them)
+are never in one looped group.  Where not even the smallest sub-batch fits, nodes stay alone.
+Nodes are only moved (those that touch weights and statistics out of the groups), never changed.
+"""
+
+from __future__ import annotations
+
+from dataclasses import dataclass, field, replace
+from functools import cache
+from itertools import pairwise
+from math import ceil, inf
+from typing import ClassVar, Literal
+
+from ccnn.passes.batch_axis import batch_axis
+from ccnn.passes.graph import Graph, GraphError
+from ccnn.passes.group_plan import Look, Plan, Tables, Window
+from ccnn.passes.grouping import Cuts, group_exactly, group_greedily
+from ccnn.passes.place_groups import place_groups
+from ccnn.passes.sink import sink_nodes
+from ccnn.passes.steps import ElementBytes, Steps, make_steps
+from ccnn.passes.traffic import iterations_of, moved, uses
+
+Mode = Literal["none", "full", "mbs1", "mbs2", "best"]
+Method = Literal["exact", "greedy"]
+
+
+@dataclass(frozen=True)
+class SerializeMinibatch:
+    """Groups the nodes of a training step of primitives into sub-batch loops."""
+
+    name: ClassVar[str] = "serialize-minibatch"
+    buffer_bytes: int = 10 * 2**20
+    reserved_bytes: int = 0
+    """Part of the buffer for what streams through: tiles of weights and non-resident tensors."""
+    mode: Mode = "best"
+    method: Method = "exact"
+    batch: int = 0
+    """0: the first dimension of the first input."""
+    sub_batch: int = 0
+    """The sub-batch of all groups, when it is not to be chosen."""
+    keep: bool = True
+    """Room left over keeps weights and sums over the batch on chip."""
+    start_bytes: float = 0.0
+    """What it costs to start a kernel once more, in bytes that could be moved in that time."""
+    merge_moments: bool = False
+    """Whether the target can merge moments of sub-batches; else they are a barrier."""
+    most_units: int = 128
+    """Neighbouring units that move less than this part of all bytes are cut as one."""
+    bytes_per: ElementBytes = field(default_factory=ElementBytes)
+
+    def __post_init__(self) -> None:
+        if self.mode not in ("none", "full", "mbs1", "mbs2", "best"):
+            raise GraphError(f"mode '{self.mode}' is none of none, full, mbs1, mbs2, best")
+        if self.method not in ("exact", "greedy"):
+            raise GraphError(f"method '{self.method}' is neither exact nor greedy")
+        if not 0 <= self.reserved_bytes < self.buffer_bytes:
+            raise GraphError(
+                f"{self.reserved_bytes} of {self.buffer_bytes} bytes of buffer are reserved"
+            )
+
+    def __call__(self, graph: Graph) -> Graph:
+        """The grouped graph; groups it had before are dropped."""
+        graph = replace(graph, groups=())
+        if self.mode == "none":
+            return graph
+        axis = batch_axis(graph, self.batch)
+        orders = [graph]
+        if self.mode == "best" and any(
+            b >= 0 for b in make_steps(graph, axis, self.bytes_per).barrier
+        ):
+            orders.append(sink_nodes(graph))
+        planned = []
+        for order in orders:
+            planner = Planner(make_steps(order, axis, self.bytes_per), self)
+            groups = planner.refined(planner.choose())
+            planned.append((sum(p.cost for _, p in groups), planner.steps, groups))
+        _, steps, groups = min(planned, key=lambda p: p[0])
+        return place_groups(steps, groups)
+
+
+class Planner:
+    """Prices runs of units and chooses among them."""
+
+    def __init__(self, steps: Steps, options: SerializeMinibatch) -> None:
+        self.steps, self.options = steps, options
+        self.free = options.buffer_bytes - options.reserved_bytes
+        self.batch, self.grain = steps.axis.batch, steps.axis.grain
+        self.alone = [
+            float(sum(moved(uses(steps, k, k + 1), 1, ()))) for k in range(len(steps.nodes))
+        ]
+        self.bounds = _thinned(
+            unit_bounds(steps), self.alone, forced_bounds(steps), options.most_units
+        )
+        self.units = len(self.bounds) - 1
+        self.plan = cache(self._plan)
+        self._tables = Tables(steps)
+        self._terms = (self.batch, options.start_bytes)
+        self._windows: dict[int, Window] = {}
+
+    def price(self, i: int, j: int) -> float:
+        """What units i … j - 1 cost as one group; infinity when they cannot be one."""
+        return self.plan(i, j).cost
+
+    def choose(self) -> Cuts:
+        """The grouping that the options ask for."""
+        if self.options.mode == "full":
+            return self._one_each_way()
+        need = [iterations_of(self.plan(k, k + 1).sub_batch, self.batch) for k in range(self.units)]
+        greedy = group_greedily(self.units, self.price, need)
+        if self.options.method == "greedy":
+            return greedy
+        exact = group_exactly(self.units, self.price)
+        return min((exact, greedy), key=lambda g: sum(p.cost for _, p in self.refined(g)))
+
+    def refined(self, groups: Cuts) -> list[tuple[tuple[int, int], Plan]]:
+        """Positions and plans of the groups; under `best` with more plans tried for each."""
+        return [((self.bounds[i], self.bounds[j]), self._refine(i, j)) for i, j in groups]
+
+    def _one_each_way(self) -> Cuts:
+        turn = next(k for k in range(self.units + 1) if self.bounds[k] >= self.steps.backward)
+        groups: list[tuple[int, int]] = []
+        for low, high in ((0, turn), (turn, self.units)):
+            if low < high and self.price(low, high) < inf:
+                groups.append((low, high))
+            else:
+                groups += [(k, k + 1) for k in range(low, high)]
+        return tuple(groups)
+
+    def _plan(self, i: int, j: int) -> Plan:
+        low, high = self.bounds[i], self.bounds[j]
+        starts = self.options.start_bytes * (high - low)
+        plans = [Plan(sum(self.alone[low:high]), starts, alone=True)] if j == i + 1 else []
+        turns = low < self.steps.backward < high
+        if self.options.mode == "best" or not turns:
+            plans += self._grouped(self._look(low, high))
+        return min(plans, key=lambda p: p.rank, default=Plan(inf, inf))
+
+    def _look(self, low: int, high: int) -> Look:
+        window = self._windows.get(low)
+        if window is None or window.high > high:
+            window = self._windows[low] = Window(self._tables, low)
+        window.grow(high)
+        return window.look()
+
+    def _grouped(self, look: Look) -> list[Plan]:
+        """The group with what may reside by the mode, and under `best` with less of it too."""
+        mode, plans = self.options.mode, []
+        for near in {"mbs1": (True,), "best": (False, True)}.get(mode, (False,)):
+            resident = look.can_reside(near)
+            space = float(look.live(resident).max(initial=0.0))
+            most = self.batch if space * self.batch <= self.free else int(self.free / space)
+            for size in self._sub_batches(most):
+                if self._may_run(look, size):
+                    room = self.free - space * size if self.options.keep else None
+                    plans.append(look.plan(resident, size, self._terms, room))
+        return plans
+
+    def _may_run(self, look: Look, size: int) -> bool:
+        """False when the group would loop although something in it needs the whole batch."""
+        w = look.window
+        return size >= self.batch or (
+            w.waits < w.low and (self.options.merge_moments or not w.merges)
+        )
+
+    def _sub_batches(self, most: int) -> list[int]:
+        """Sub-batches to try where `most` samples fit; smaller ones leave room to keep more."""
+        if self.options.sub_batch:
+            return [self.options.sub_batch] if self.options.sub_batch <= most else []
+        most -= most % self.grain
+        if most < self.grain:
+            return []
+        found = [_even(self.batch, most, self.grain)]
+        while self.options.mode == "best" and len(found) < 3 and found[-1] > self.grain:
+            found.append(_even(self.batch, found[-1] - self.grain, self.grain))
+        return found
+
+    def _refine(self, i: int, j: int) -> Plan:
+        """The best plan, also with any sub-batch and only what fits at it resident."""
+        plan = self.plan(i, j)
+        if self.options.mode != "best" or self.options.sub_batch:
+            return plan
+        look = self._look(self.bounds[i], self.bounds[j])
+        sizes = {_even(self.batch, m, self.grain) for m in range(self.grain, self.batch + 1)}
+        plans = [plan]
+        for size in sorted(sizes):
+            if size >= self.grain and self._may_run(look, size):
+                resident = look.squeeze(size, self.free)
+                room = self.free - float(look.live(resident).max(initial=0.0)) * size
+                keep = room if self.options.keep else None
+                plans.append(look.plan(resident, size, self._terms, keep))
+        return min(plans, key=lambda p: p.rank)
+
+
+def _even(batch: int, most: int, grain: int) -> int:
+    """The smallest sub-batch that takes no more iterations than `most` does."""
+    size = ceil(batch / ceil(batch / most))
+    return min(-(-size // grain) * grain, most)
+
+
+def unit_bounds(steps: Steps) -> tuple[int, ...]:
+    """Positions where units begin, and the end: no more than one large tensor leads across.
+
+    A tensor counts between its writer and its last reader in the same direction (forward or
+    backward); what is less than a sixteenth of the largest does not count.  Besides, one begins
+    wherever a whole batch has to be complete.
+    """
+    count = len(steps.nodes)
+    ends: dict[int, list[tuple[int, float]]] = {}
+    for store in steps.stores.values():
+        if not store.batched or store.writer < 0:
+            continue
+        same = [r for r in store.readers if (r < steps.backward) == (store.writer < steps.backward)]
+        if same:
+            ends.setdefault(store.writer, []).append((same[-1], store.size))
+    bounds, live, forced = [0], [], forced_bounds(steps)
+    for k in range(1, count):
+        live = [e for e in (*live, *ends.get(k - 1, ())) if e[0] >= k]
+        largest = max((size for _, size in live), default=0)
+        large = sum(size * 16 >= largest for _, size in live)
+        if large <= 1 or k in forced:
+            bounds.append(k)
+    return (*bounds, count)
+
+
+def forced_bounds(steps: Steps) -> set[int]:
+    """Where no loop can lead across: the turn to backward, and behind what others wait for."""
+    return {steps.backward, *(p + 1 for p in steps.barrier if p >= 0)}
+
+
+def _thinned(
+    bounds: tuple[int, ...], alone: list[float], forced: set[int], most: int
+) -> tuple[int, ...]:
+    """Fewer bounds: a unit moves at least a `most`th of all bytes, or it is joined to the next."""
+    least, since, kept = sum(alone) / most, 0.0, [0]
+    for low, high in pairwise(bounds):
+        since += sum(alone[low:high])
+        if since >= least or high in forced or high == len(alone):
+            kept.append(high)
+            since = 0.0
+    return tuple(kept)

@@ -1,0 +1,1 @@
+"""What the hardware is and does: machines, programs, their safety proof and their simulator."""

@@ -1,0 +1,379 @@
+"""Rules about the order of a kernel: tokens, and what they order.
+
+The kernel is walked in program order with, for each engine, the set of accesses it *knows* to be
+finished.  An access is named by slot, engine and kind (read or write) and stands for the latest
+of that name: an engine works in order, so the latest one finished means all are.  A signal
+carries what the engine knows and all its own accesses; a release what it knows and its own reads;
+a wait adds to the knowledge of the waiting engine.  A write to a slot is safe when the engine
+knows every access of other engines to it, a read when it knows their writes.  Slots of different
+buffers that share bytes count as one in this, and a write to one leaves the others undefined.
+
+Loops are not walked to their end.  The state (knowledge, tokens with what they carry, slots
+written) holds no iteration numbers, and an iteration depends on its number only through slot
+numbers, which are periodic, and through `accumulate` being positive.  So when an iteration begins
+in the same phase and state as an earlier one, all further iterations repeat those in between
+(induction over the iterations); the same holds for a loop that is entered again in a known phase
+and state.  That every wait finds a token in program order also proves that there is no deadlock.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Iterator
+from contextlib import suppress
+from dataclasses import dataclass, field
+from math import gcd, lcm
+
+from ccnn.targets.machine import Machine
+from ccnn.targets.program import (
+    DTYPE_BYTES,
+    ENGINES,
+    Affine,
+    Instruction,
+    Item,
+    Kernel,
+    Loop,
+    Program,
+    Store,
+    Sync,
+)
+from ccnn.targets.verify_common import Finding, about, accesses
+from ccnn.targets.verify_dram import Crossings, crossings
+
+_LONGEST_QUEUE = 1024
+_LONGEST_WALK = 400_000
+_KEYS = 2 * len(ENGINES)
+"""Bits of a slot: a read and a write of each engine."""
+
+State = tuple[tuple[int, ...], tuple[tuple[int, ...], ...], int, int]
+"""What each engine knows, what each waiting token carries, accesses present, slots written."""
+
+
+@dataclass(frozen=True)
+class _Place:
+    """An operand: number of the first slot of its buffer, depth, which slot, and a condition.
+
+    `leaves`: later accesses of other engines may have to wait for this one; `asks`: this one has
+    to wait for earlier ones.  Both hold on chip; in DRAM it depends on the boxes.
+    """
+
+    base: int
+    depth: int
+    slot: Affine
+    when: Affine | None
+    leaves: bool = True
+    asks: bool = True
+
+
+@dataclass(frozen=True)
+class _Step:
+    """An instruction as the walk sees it."""
+
+    item: Instruction
+    engine: int
+    reads: tuple[_Place, ...]
+    writes: tuple[_Place, ...]
+
+
+@dataclass(frozen=True)
+class _Turn:
+    """A sync as the walk sees it."""
+
+    item: Sync
+    engine: int
+    token: int
+
+
+@dataclass(frozen=True, eq=False)
+class _Nest:
+    """A loop: its body, and for each variable that matters inside how it repeats.
+
+    A phase is (variable, period, whether 0 differs from the rest); period 0 means every value
+    differs.
+    """
+
+    loop: Loop
+    body: tuple[_Step | _Turn | _Nest, ...]
+    phases: tuple[tuple[str, int, bool], ...]
+
+    def phase(self, env: dict[str, int]) -> tuple[tuple[int, bool], ...]:
+        """What the body sees of the variables' values."""
+        return tuple(
+            [(env[v] % p if p else env[v], z and env[v] > 0) for v, p, z in self.phases if v in env]
+        )
+
+
+@dataclass
+class _Walk:
+    """The state of the walk through one kernel."""
+
+    kernel: Kernel
+    peers: list[tuple[int, ...]]
+    """Of each slot: the slots whose bytes it shares, itself among them."""
+    known: list[int]
+    tokens: list[tuple[int, ...]]
+    reads_of: list[int]
+    all_of: list[int]
+    present: int = 0
+    written: int = 0
+    steps: int = 0
+    env: dict[str, int] = field(default_factory=dict)
+    memo: dict[tuple, State] = field(default_factory=dict)
+    found: dict[tuple[str, int], Finding] = field(default_factory=dict)
+
+    def report(self, rule: str, item: Item, message: str) -> None:
+        self.found.setdefault((rule, id(item)), about(rule, self.kernel, item, message))
+
+    def state(self) -> State:
+        return tuple(self.known), tuple(self.tokens), self.present, self.written
+
+    def restore(self, state: State) -> None:
+        known, tokens, self.present, self.written = state
+        self.known, self.tokens = list(known), list(tokens)
+
+    def forget(self, mask: int) -> None:
+        """Nobody knows of these accesses any more: new ones have taken their names."""
+        keep = ~mask
+        self.known = [k & keep for k in self.known]
+        self.tokens = [
+            tuple([t & keep for t in queue]) if queue else queue for queue in self.tokens
+        ]
+
+
+class _TooLong(Exception):
+    """The walk gives up; the finding is already there."""
+
+
+def _slots(kernel: Kernel) -> tuple[dict[str, int], int]:
+    """Number of the first slot of each buffer, and the number of slots."""
+    base, count = {}, 0
+    for b in kernel.buffers:
+        base[b.name] = count
+        count += b.depth
+    return base, count
+
+
+def _compile(kernel: Kernel, dram: Crossings) -> tuple[list, int]:
+    base, count = _slots(kernel)
+    depth = {b.name: b.depth for b in kernel.buffers}
+    tokens = {t.name: n for n, t in enumerate(kernel.tokens)}
+
+    def step(i: Instruction) -> _Step:
+        parts: dict[bool, list[_Place]] = {False: [], True: []}
+        for a in accesses(i):
+            name = a.operand.buffer
+            place = _Place(base[name], depth[name], a.operand.slot, a.when)
+            parts[a.writes].append(place)
+        for number, leaves, asks in dram.touched.get(id(i), ()):
+            place = _Place(count + number, 1, Affine(), None, leaves, asks)
+            parts[isinstance(i, Store)].append(place)
+        return _Step(i, ENGINES.index(i.engine), tuple(parts[False]), tuple(parts[True]))
+
+    def items(body: tuple[Item, ...]) -> tuple[_Step | _Turn | _Nest, ...]:
+        out: list[_Step | _Turn | _Nest] = []
+        for item in body:
+            if isinstance(item, Sync):
+                out.append(_Turn(item, ENGINES.index(item.engine), tokens[item.token]))
+            elif isinstance(item, Loop):
+                inner = items(item.body)
+                out.append(_Nest(item, inner, _phases(inner)))
+            else:
+                out.append(step(item))
+        return tuple(out)
+
+    return list(items(kernel.body)), count
+
+
+def _phases(body: tuple[_Step | _Turn | _Nest, ...]) -> tuple[tuple[str, int, bool], ...]:
+    """How the body repeats in each variable that it looks at."""
+    periods: dict[str, int] = {}
+    zeros: dict[str, bool] = {}
+
+    def note(var: str, period: int, zero: bool) -> None:
+        old = periods.get(var, 1)
+        periods[var] = lcm(old, period) if old and period else 0
+        zeros[var] = zeros.get(var, False) or zero
+
+    for item in body:
+        if isinstance(item, _Nest):
+            for var, period, zero in item.phases:
+                note(var, period, zero)
+        elif isinstance(item, _Step):
+            for place in (*item.reads, *item.writes):
+                for var, c in place.slot.terms:
+                    note(var, place.depth // gcd(place.depth, c), False)
+                when = place.when
+                # with no negative part, `accumulate > 0` asks only which variables are 0
+                simple = when is not None and when.const == 0 and all(c > 0 for _, c in when.terms)
+                for var, _ in when.terms if when is not None else ():
+                    note(var, 1 if simple else 0, True)
+    return tuple(sorted((v, p, zeros[v]) for v, p in periods.items() if p != 1 or zeros[v]))
+
+
+def _slot(place: _Place, env: dict[str, int]) -> int:
+    return place.base + place.slot.at(env) % place.depth
+
+
+_SLOT_MASK = (1 << _KEYS) - 1
+_WRITES_MASK = sum(1 << (2 * e + 1) for e in range(len(ENGINES)))
+
+
+def _execute(w: _Walk, s: _Step, names: list[str]) -> None:
+    e = s.engine
+    own = 3 << (2 * e)
+    for place in s.reads:
+        if place.when is not None and place.when.at(w.env) <= 0:
+            continue
+        slot = _slot(place, w.env)
+        if not w.written >> slot & 1:
+            w.report("defined", s.item, f"{names[slot]} is read before anything was written to it")
+        if place.asks:
+            _ordered(w, s, slot, _WRITES_MASK & ~own, "reads", names)
+        if not place.leaves:
+            continue
+        key = 1 << (slot * _KEYS + 2 * e)
+        w.forget(key)
+        w.present |= key
+    for place in s.writes:
+        slot = _slot(place, w.env)
+        if place.asks:
+            _ordered(w, s, slot, _SLOT_MASK & ~own, "writes", names)
+        if not place.leaves:
+            continue
+        mask = _SLOT_MASK << (slot * _KEYS)
+        w.forget(mask)
+        w.present = w.present & ~mask | 1 << (slot * _KEYS + 2 * e + 1)
+        for peer in w.peers[slot]:
+            w.written &= ~(1 << peer)
+        w.written |= 1 << slot
+
+
+def _ordered(w: _Walk, s: _Step, slot: int, kinds: int, does: str, names: list[str]) -> None:
+    """Report accesses of these kinds to the bytes of a slot that the engine does not know of."""
+    for peer in w.peers[slot]:
+        unknown = w.present & (kinds << (peer * _KEYS)) & ~w.known[s.engine]
+        if not unknown:
+            continue
+        key = (unknown & -unknown).bit_length() - 1 - peer * _KEYS
+        other = f"{ENGINES[key // 2]} {'writes' if key % 2 else 'reads'}"
+        what = "it" if peer == slot else f"{names[peer]} at the same address"
+        w.report(
+            "hazards",
+            s.item,
+            f"{s.item.engine} {does} {names[slot]} and no token makes it wait until {other} {what}",
+        )
+
+
+def _peers(kernel: Kernel, count: int) -> list[tuple[int, ...]]:
+    """Which slots share bytes; `count` places in all, those after the slots are tensors."""
+    spans: list[tuple[int, int] | None] = []
+    for b in kernel.buffers:
+        size = b.size * DTYPE_BYTES.get(b.dtype, 1)
+        for n in range(b.depth):
+            start = b.address + n * size
+            spans.append((start, start + size) if b.space == "gbuf" else None)
+    spans += [None] * (count - len(spans))
+    return [
+        tuple(
+            j
+            for j, other in enumerate(spans)
+            if i == j or (span and other and span[0] < other[1] and other[0] < span[1])
+        )
+        for i, span in enumerate(spans)
+    ]
+
+
+def _turn(w: _Walk, t: _Turn) -> None:
+    queue = w.tokens[t.token]
+    if t.item.kind == "wait":
+        if not queue:
+            w.report("tokens", t.item, "waits for a token that nothing before it gives: deadlock")
+            return
+        w.known[t.engine] |= queue[0]
+        w.tokens[t.token] = queue[1:]
+        return
+    own = w.all_of if t.item.kind == "signal" else w.reads_of
+    w.tokens[t.token] = (*queue, w.known[t.engine] | w.present & own[t.engine])
+    if len(queue) >= _LONGEST_QUEUE:
+        w.report("tokens", t.item, f"more than {_LONGEST_QUEUE} tokens pile up; nobody takes them")
+        raise _TooLong
+
+
+def _run(w: _Walk, body: tuple | list, names: list[str]) -> None:
+    for item in body:
+        w.steps += 1
+        if isinstance(item, _Step):
+            _execute(w, item, names)
+        elif isinstance(item, _Turn):
+            _turn(w, item)
+        else:
+            _loop(w, item, names)
+    if w.steps > _LONGEST_WALK:
+        message = "the order of this kernel does not repeat, so it could not be proven"
+        w.found.setdefault(("tokens", 0), Finding("tokens", w.kernel.name, message))
+        raise _TooLong
+
+
+def _loop(w: _Walk, nest: _Nest, names: list[str]) -> None:
+    var, trip = nest.loop.var, nest.loop.trip
+    entry = (id(nest), nest.phase(w.env), w.state())
+    if entry in w.memo:
+        w.restore(w.memo[entry])
+        return
+    seen: dict[tuple, int] = {}
+    states: list[State] = []
+    for index in range(trip):
+        w.env[var] = index
+        here = w.state()
+        key = (nest.phase(w.env), here)
+        if key in seen:
+            first = seen[key]
+            w.restore(states[first + (trip - first) % (index - first)])
+            break
+        seen[key] = index
+        states.append(here)
+        _run(w, nest.body, names)
+    w.env.pop(var, None)
+    w.memo[entry] = w.state()
+
+
+def _single_ends(kernel: Kernel) -> Iterator[Finding]:
+    """Each token has one giver and one taker, else which wait gets which token is left to time."""
+    givers: dict[str, set[tuple[str, str]]] = {}
+    takers: dict[str, set[str]] = {}
+
+    def collect(body: tuple[Item, ...]) -> None:
+        for item in body:
+            if isinstance(item, Loop):
+                collect(item.body)
+            elif isinstance(item, Sync) and item.kind == "wait":
+                takers.setdefault(item.token, set()).add(item.engine)
+            elif isinstance(item, Sync):
+                givers.setdefault(item.token, set()).add((item.engine, item.kind))
+
+    collect(kernel.body)
+    for name, ends in [*givers.items(), *takers.items()]:
+        if len(ends) > 1:
+            words = sorted(" ".join(e) if isinstance(e, tuple) else f"{e} wait" for e in ends)
+            message = f"token '{name}' is shared by {', '.join(words)}; use one token for each"
+            yield Finding("tokens", kernel.name, message)
+
+
+def order(program: Program, machine: Machine) -> Iterator[Finding]:
+    """No wait finds its token missing (tokens), accesses of two engines to one slot or to the
+    same part of a tensor are ordered by tokens unless both read (hazards), and no slot is read
+    before it is written (defined)."""
+    for kernel in program.kernels:
+        yield from _single_ends(kernel)
+        dram = crossings(program, kernel)
+        body, count = _compile(kernel, dram)
+        names = [f"'{b.name}'[{n}]" for b in kernel.buffers for n in range(b.depth)]
+        names += [f"tensor '{name}'" for name in dram.names]
+        reads = [sum(1 << (s * _KEYS + 2 * e) for s in range(len(names))) for e in range(8)]
+        every = [r | r << 1 for r in reads]
+        tokens = [(0,) * min(t.initial, _LONGEST_QUEUE) for t in kernel.tokens]
+        peers = _peers(kernel, len(names))
+        w = _Walk(kernel, peers, [0] * len(ENGINES), tokens, reads, every)
+        w.written = ((1 << len(dram.names)) - 1) << count
+        with suppress(_TooLong):
+            _run(w, body, names)
+        yield from w.found.values()

@@ -1,0 +1,135 @@
+"""benchmarks/flexsa.py: its networks, and its table against figures computed elsewhere.
+
+The reference figures are from a calculation of the same accounting, made before this mapper, of
+the utilisations that the FlexSA paper reports.
+"""
+
+from __future__ import annotations
+
+import importlib.util
+import sys
+from pathlib import Path
+from types import ModuleType
+
+import pytest
+
+FOLDER = Path(__file__).parent.parent / "benchmarks"
+
+
+def load(name: str) -> ModuleType:
+    """A module of the benchmarks, which are no package."""
+    spec = importlib.util.spec_from_file_location(name, FOLDER / f"{name}.py")
+    assert spec is not None
+    assert spec.loader is not None
+    module = importlib.util.module_from_spec(spec)
+    sys.modules[name] = module
+    spec.loader.exec_module(module)
+    return module
+
+
+gemms = load("resnet50_gemms")
+flexsa = load("flexsa")
+
+# utilisation of 1 x 128, 4 x 64, 16 x 32, FlexSA, 4G1F; then MACs left
+REFERENCE = {
+    "dense": ((0.839, 0.996, 0.999, 0.973, 0.999), 1.0),
+    "0.1": ((0.790, 0.953, 0.959, 0.927, 0.958), 0.886),
+    "0.2": ((0.647, 0.848, 0.921, 0.811, 0.915), 0.631),
+    "0.3": ((0.551, 0.748, 0.885, 0.702, 0.870), 0.339),
+}
+# PE use of 1 x 128, 4 x 64, 16 x 32, FlexSA; words of the two split ones over 1 x 128
+MEANS = {
+    "0.1": ((0.802, 0.963, 0.971, 0.938), (1.53, 2.74)),
+    "0.2": ((0.693, 0.885, 0.934, 0.851), (1.50, 2.62)),
+    "0.3": ((0.612, 0.811, 0.912, 0.769), (1.46, 2.46)),
+}
+SHARES = {
+    "dense": {"FW": 84.6, "VSW": 11.9, "HSW": 2.4, "ISW": 1.1},
+    "0.2": {"FW": 75.1, "VSW": 18.5, "HSW": 3.6, "ISW": 2.8},
+}
+
+
+def test_dense_resnet50_has_its_known_size():
+    convs, outer = gemms.dense()
+    assert len(convs) == 53
+    assert outer == 2048
+    # 4,089,184,256 multiplications in an inference, the classifier's among them
+    forward = [g for g in gemms.step_gemms(gemms.dense(), 1) if g.phase == "forward"]
+    assert sum(g.macs for g in forward) == 4_089_184_256
+    weights = sum(v.c * v.k * v.r * v.r for v in convs) + outer * 1000
+    assert weights == 25_502_912
+
+
+def test_pruned_networks_agree_on_every_shared_tensor():
+    for ratio in gemms.RATIOS:
+        for epoch in gemms.EPOCHS:
+            convs, outer = gemms.pruned(ratio, epoch)
+            for readers, writers in gemms.nodes():
+                counts = {convs[i].c if i >= 0 else outer for i in readers}
+                counts |= {convs[i].k for i in writers}
+                assert len(counts) == 1, (ratio, epoch, readers, writers)
+            shared = {w for _, writers in gemms.nodes() for w in writers}
+            for i, conv in enumerate(convs[:-1]):
+                if i not in shared and i + 1 < len(convs):
+                    assert conv.k == convs[i + 1].c, (ratio, epoch, i)
+
+
+@pytest.mark.parametrize("title", REFERENCE)
+def test_utilisation_is_that_of_the_reference(title: str):
+    """Within a tenth of a point."""
+    expected, left = REFERENCE[title]
+    found = [
+        flexsa.totals(flexsa.network(title), name, flexsa.IDEAL, "heuristic")
+        for name in flexsa.MACHINES
+    ]
+    assert [t.utilisation for t in found] == pytest.approx(expected, abs=0.001)
+    forward = [
+        sum(g.macs for g in flexsa.network(t) if g.phase == "forward") for t in (title, "dense")
+    ]
+    assert forward[0] / forward[1] == pytest.approx(left, abs=0.001)
+
+
+@pytest.mark.parametrize("title", SHARES)
+def test_mode_shares_are_those_of_the_reference(title: str):
+    modes = flexsa.totals(flexsa.network(title), "flexsa-1g1f", flexsa.IDEAL, "heuristic").modes
+    shares = {name: 100 * cycles / modes.total() for name, cycles in modes.items()}
+    assert shares == pytest.approx(SHARES[title], abs=0.1)
+
+
+def test_naive_splitting_moves_more_words():
+    """1.53 and 2.74 times dense; FlexSA as the unsplit array of its outer size."""
+    words = {
+        name: flexsa.totals(flexsa.network("dense"), name, flexsa.IDEAL, "heuristic").words
+        for name in flexsa.MACHINES
+    }
+    base = words["flexsa-1g1c"]
+    assert words["flexsa-1g4c"] / base == pytest.approx(1.53, abs=0.01)
+    assert words["flexsa-4g4c"] / base == pytest.approx(2.74, abs=0.01)
+    assert words["flexsa-1g1f"] == base
+    assert words["flexsa-4g1f"] == words["flexsa-1g4c"]
+
+
+@pytest.mark.slow
+@pytest.mark.parametrize("name", [*flexsa.MACHINES, "ccnn-flex", "intergrad-128"])
+@pytest.mark.parametrize("title", ["dense", "0.2"])
+def test_every_gemm_is_proven_and_no_worse_than_by_the_rule(name: str, title: str):
+    steps = flexsa.network(title)
+    assert flexsa.totals(steps, name, flexsa.MODELLED, "exact").open_gaps == 0
+    assert flexsa.gains(steps, name, flexsa.MODELLED)[2] == 0
+
+
+@pytest.mark.parametrize("ratio", MEANS)
+def test_means_over_training_are_those_of_the_reference(ratio: str):
+    use, words = MEANS[ratio]
+    found = [flexsa.training_mean(ratio, name) for name in flexsa.MACHINES]
+    assert [u for u, _ in found[:4]] == pytest.approx(use, abs=0.001)
+    assert [w for _, w in found[1:3]] == pytest.approx(words, abs=0.01)
+
+
+@pytest.mark.slow
+@pytest.mark.parametrize("name", ["ccnn-flex", "flexsa-4g1f"])
+@pytest.mark.parametrize(("title", "least"), [("dense", 0.95), ("0.2", 0.90)])
+def test_the_pes_are_busy_under_ideal_memory(name: str, title: str, least: float):
+    """With fill, drain and buffers, dense and pruned."""
+    found = flexsa.totals(flexsa.network(title), name, flexsa.IDEAL_MEMORY, "exact")
+    assert found.utilisation >= least

@@ -1,0 +1,342 @@
+"""report.html and the files beside it: well-formed, self-contained, and true to the program."""
+
+from __future__ import annotations
+
+import json
+import re
+import shutil
+import subprocess
+from collections import Counter
+from dataclasses import replace
+from html.parser import HTMLParser
+from itertools import pairwise
+from pathlib import Path
+
+import onnx
+import pytest
+
+from ccnn.compiler import CompileOptions, compile_model
+from ccnn.compiler.annotate import LEFT_OUT, annotate_model
+from ccnn.compiler.dump import GraphDump
+from ccnn.compiler.report import build_report
+from ccnn.compiler.report.detail import TENSOR_CLASSES, edges, kernel_details, tensor_classes
+from ccnn.compiler.report.html import report_html
+from ccnn.compiler.report.notes import metric_rows
+from ccnn.compiler.report.payload import class_traffic, layer_numbers, layer_traffic
+from ccnn.compiler.report.perfetto import perfetto_trace
+from ccnn.passes.text import parse_graph
+from ccnn.targets.simulator import simulate
+
+MODEL = Path(__file__).parent / "data" / "resnet8_cifar" / "model.onnx"
+CHROMIUM = shutil.which("chromium") or shutil.which("chromium-browser")
+VOID = {"meta", "link", "input", "br", "rect"}
+
+
+@pytest.fixture(scope="module")
+def compilation():
+    return compile_model(MODEL, CompileOptions(batch=4))
+
+
+@pytest.fixture(scope="module")
+def trace(compilation):
+    return simulate(compilation.program, compilation.machine)
+
+
+@pytest.fixture(scope="module")
+def details(compilation, trace):
+    return kernel_details(compilation.program, compilation.machine, trace.kernels)
+
+
+@pytest.fixture(scope="module")
+def report(compilation, trace):
+    return build_report(compilation, trace, trace, ("machine wavecore (--target)",))
+
+
+@pytest.fixture(scope="module")
+def page(compilation, trace, details, report):
+    c = compilation
+    return report_html(report, c.program, c.machine, c.mapping.tilings, trace, details)
+
+
+class Page(HTMLParser):
+    """Ids, links and the nesting of elements."""
+
+    def __init__(self, text: str) -> None:
+        super().__init__()
+        self.ids: Counter[str] = Counter()
+        self.references: list[str] = []
+        self.addresses: list[str] = []
+        self.headings: list[int] = []
+        self.unlabelled: list[str] = []
+        self.open: list[str] = []
+        self.wrong: list[str] = []
+        self.feed(text)
+
+    def handle_starttag(self, tag, attrs):
+        a = dict(attrs)
+        if "id" in a:
+            self.ids[a["id"]] += 1
+        self.references += a.get("aria-labelledby", "").split()
+        href = a.get("href", "")
+        if href.startswith("#"):
+            self.references.append(href[1:])
+        self.addresses += [v for k, v in a.items() if k in ("href", "src") and v]
+        if re.fullmatch("h[1-6]", tag):
+            self.headings.append(int(tag[1]))
+        if tag == "svg" and "aria-label" not in a:
+            self.unlabelled.append(tag)
+        if tag in ("input", "select") and "label" not in self.open:
+            self.unlabelled.append(tag)
+        if tag not in VOID:
+            self.open.append(tag)
+
+    def handle_startendtag(self, tag, attrs):
+        self.handle_starttag(tag, attrs)
+        if tag not in VOID:
+            self.open.pop()
+
+    def handle_endtag(self, tag):
+        if tag in VOID:
+            return
+        if not self.open or self.open.pop() != tag:
+            self.wrong.append(tag)
+
+
+def data_of(page: str) -> dict:
+    """The data that the page's script reads."""
+    return json.loads(
+        re.search(r'<script type="application/json" id="data">(.*)</script>', page)[1]
+    )
+
+
+# The page
+
+
+def test_the_page_is_well_formed_and_every_reference_leads_somewhere(page):
+    found = Page(page)
+    assert found.wrong == []
+    assert found.open == []
+    assert [i for i, n in found.ids.items() if n > 1] == []
+    assert set(found.references) <= set(found.ids)
+    assert found.headings[0] == 1
+    assert found.headings.count(1) == 1
+    steps = pairwise(found.headings)
+    assert all(after <= before + 1 for before, after in steps)
+    assert found.unlabelled == []
+
+
+def test_the_page_needs_no_network(page):
+    outside = [a for a in Page(page).addresses if not a.startswith(("#", "data:"))]
+    assert outside == []
+    style = re.search("<style>(.*?)</style>", page, re.DOTALL)[1]
+    assert "url(" not in style
+    assert "@import" not in style
+    assert "default-src 'none'" in page
+
+
+def test_the_page_says_the_report(page, report):
+    for row in report["layers"]:
+        assert f">{row['node']}</a>" in page
+    assert page.count("<tr id=") == len(report["layers"])
+    for sentence in (*report["assumed_defaults"], *report["not_modelled"]):
+        assert sentence.split("'")[0] in page
+    for metric in metric_rows():
+        assert metric["leaves_out"]
+        assert metric["formula"].split("*")[0].split(">")[0].strip() in page
+
+
+def test_names_of_the_model_stay_text(compilation, trace, details, report):
+    c = compilation
+    evil = "</script><b onload=x>&\u2028"
+    program = replace(c.program, nodes=tuple(replace(n, origin=evil) for n in c.program.nodes))
+    rows = [{**row, "node": evil} for row in report["layers"]]
+    text = report_html({**report, "layers": rows}, program, c.machine, {}, trace, details)
+    assert "<b onload" not in text
+    assert Page(text).wrong == []
+    assert data_of(text)["layers"][0]["node"] == evil
+
+
+def test_the_data_adds_up_to_the_totals(page, report):
+    data, totals = data_of(page), report["totals"]
+    kernels = data["kernels"]
+    assert kernels[-1]["e"] == totals["cycles"]
+    assert all(a["e"] <= b["s"] for a, b in pairwise(kernels))
+    moved = [sum(t[k] for kernel in kernels for t in kernel["t"]) for k in (1, 2)]
+    assert moved == [totals["dram_read_bytes"], totals["dram_write_bytes"]]
+    assert sum(k["i"] for k in kernels) == sum(row["instructions"] for row in report["layers"])
+    busy = [sum(k["b"][n] for k in kernels) for n in range(len(data["engines"]))]
+    assert busy == [e["busy_cycles"] for e in report["engines"]]
+    assert all(0 <= n < len(data["layers"]) for kernel in kernels for n in kernel["l"])
+    assert {n for kernel in kernels for n in kernel["l"]} == set(range(len(data["layers"])))
+
+
+def test_the_same_compilation_gives_the_same_page(compilation, report, page):
+    c = compilation
+    assert report_html(report, c.program, c.machine, c.mapping.tilings) == page
+
+
+# What the page is drawn from
+
+
+def test_a_kernel_alone_takes_what_it_takes_in_the_step(trace, details):
+    assert [(d.start, d.end) for d in details] == [(k.start, k.end) for k in trace.kernels]
+    assert all(max((e.end for e in d.events), default=0) <= d.cycles for d in details)
+    for n, engine in enumerate(trace.engines):
+        assert sum(d.engines[n].busy_cycles for d in details) == engine.busy_cycles
+    assert sum(d.counts.macs for d in details) == trace.macs
+
+
+def test_tensor_classes_follow_the_phases(compilation, details, report):
+    classes = tensor_classes(compilation.program)
+    assert set(classes.values()) <= set(TENSOR_CLASSES)
+    graph = compilation.lowered
+    moved = {t.name for d in details for t in d.tensors}
+    gradients = {graph.gradients[t.name] for t in graph.of_role("parameter")} & moved
+    assert gradients
+    assert {classes[name] for name in gradients} == {"weight gradient"}
+    assert classes[compilation.model.outputs[0]] == "activation"
+    found = class_traffic(compilation.program, details)
+    read = sum(r for r, _ in found.values())
+    assert read == report["totals"]["dram_read_bytes"]
+    assert found["parameter", "update"][1] > 0
+    rows = layer_numbers(report, compilation.program)
+    by_layer = layer_traffic(compilation.program, details, rows)
+    for number, row in enumerate(report["layers"]):
+        moved_bytes = row["dram_read_bytes"] + row["dram_write_bytes"]
+        assert sum(by_layer.get(number, {}).values()) == moved_bytes
+    assert ("gradient", "forward") not in found
+    assert ("activation", "update") not in found
+
+
+def test_edges_lead_forward_along_the_graph(compilation, report):
+    program = compilation.program
+    rows = layer_numbers(report, program)
+    assert len(rows) == len(program.nodes)
+    found = edges(program)
+    assert found
+    assert all(e.bytes >= 0 and e.source != e.target for e in found)
+    first = next(n for n, ref in enumerate(program.nodes) if ref.op == "conv")
+    assert any(e.source == first for e in found)
+
+
+# The files beside it
+
+
+def test_the_trace_is_what_perfetto_reads(compilation, details, report):
+    c = compilation
+    made = json.loads(perfetto_trace(report, c.program, c.machine, details))
+    assert set(made) == {"displayTimeUnit", "otherData", "traceEvents"}
+    slices: dict[tuple[int, int], list] = {}
+    named = set()
+    for event in made["traceEvents"]:
+        assert event["ph"] in ("M", "X", "C")
+        assert isinstance(event["pid"], int)
+        assert isinstance(event["tid"], int)
+        if event["ph"] == "M" and event["name"] == "thread_name":
+            named.add((event["pid"], event["tid"]))
+        if event["ph"] == "X":
+            assert event["dur"] >= 0
+            slices.setdefault((event["pid"], event["tid"]), []).append(event)
+    assert set(slices) <= named
+    for events in slices.values():  # slices of a thread must not overlap
+        events.sort(key=lambda e: (e["ts"], e["dur"]))
+        for a, b in pairwise(events):
+            assert a["ts"] + a["dur"] <= b["ts"] + 2e-6
+    kernels = [e for e in made["traceEvents"] if e["ph"] == "X" and e["pid"] == 2]
+    assert len(kernels) == len(c.program.kernels)
+    end = max(e["ts"] + e["dur"] for e in kernels)
+    assert end == pytest.approx(1e6 * report["totals"]["seconds"])
+
+
+def test_the_annotated_model_is_the_model_with_costs_and_without_weights(compilation, report):
+    data = annotate_model(MODEL, compilation, report)
+    annotated, plain = onnx.load_from_string(data), onnx.load(MODEL)
+    assert len(data) < MODEL.stat().st_size or len(data) < 100_000
+    assert [n.output for n in annotated.graph.node] == [n.output for n in plain.graph.node]
+    conv = next(n for n in annotated.graph.node if n.op_type == "Conv")
+    facts = {p.key: p.value for p in conv.metadata_props}
+    row = next(r for r in report["layers"] if r["node"] == conv.name and r["phase"] == "forward")
+    assert facts["ccnn.forward.cycles"] == f"{row['cycles']:,}"
+    assert any(key.startswith("ccnn.forward.tiles.") for key in facts)
+    for a, b in zip(annotated.graph.initializer, plain.graph.initializer, strict=True):
+        assert list(a.dims) == list(b.dims)
+        if a.external_data:
+            assert a.external_data[0].value == LEFT_OUT
+            assert not a.raw_data
+
+
+def test_dumped_graphs_parse_back(tmp_path):
+    dump = GraphDump(tmp_path / "graphs")
+    c = compile_model(MODEL, CompileOptions(batch=1), on_graph=dump.see)
+    files = sorted((tmp_path / "graphs").iterdir())
+    assert [f.name for f in files[:3]] == [
+        "00-read.ccnn", "01-differentiate.ccnn", "02-simplify.ccnn"
+    ]  # fmt: skip
+    last = parse_graph(files[-1].read_text())
+    assert [n.name for n in last.nodes] == [n.name for n in c.lowered.nodes]
+
+
+# A real browser
+
+PROBE = """
+const faults = [];
+addEventListener("error", e => faults.push(e.message));
+"""
+ACTS = """
+const answer = {};
+const rows = () => [...document.querySelectorAll("#layer-table tbody tr")].filter(r => !r.hidden);
+document.querySelector('th button[data-key="cycles"]').click();
+answer.sorted = rows().map(r => D.layers[+r.dataset.l].cycles);
+const search = document.getElementById("f-text");
+search.value = "conv"; search.dispatchEvent(new Event("input"));
+answer.found = rows().length;
+search.value = ""; search.dispatchEvent(new Event("input"));
+answer.all = rows().length;
+const third = document.querySelector('#graph-plot .node[data-l="3"]');
+third.dispatchEvent(new MouseEvent("click", { bubbles: true }));
+answer.hash = location.hash;
+answer.chosen = document.querySelector("#layer-table tr.chosen").id;
+answer.detail = document.querySelector("#detail-body .name").textContent;
+answer.dots = document.querySelectorAll("#roofline-plot .dot").length;
+document.querySelector('[data-zoom="layer"]').click();
+answer.window = [state.from, state.to];
+answer.wide = document.documentElement.scrollWidth - innerWidth;
+requestAnimationFrame(() => requestAnimationFrame(() => {
+  answer.slices = document.querySelectorAll("#timeline-plot rect.busy").length;
+  answer.faults = faults;
+  document.body.innerHTML = "";
+  const told = document.createElement("pre");
+  told.id = "answer";
+  told.textContent = JSON.stringify(answer);
+  document.body.append(told);
+}));
+"""
+
+
+@pytest.mark.slow
+@pytest.mark.skipif(CHROMIUM is None, reason="Chromium is not installed")
+@pytest.mark.parametrize("width", [1440, 600])
+def test_the_page_works_in_a_browser(page, report, tmp_path, width):
+    text = page.replace("<head>", f"<head><script>{PROBE}</script>", 1)
+    text = text.replace("</body>", f"<script>{ACTS}</script></body>")
+    file = tmp_path / "page.html"
+    file.write_text(text, encoding="utf-8")
+    done = subprocess.run(
+        [CHROMIUM, "--headless", "--no-sandbox", "--disable-gpu", f"--window-size={width},1000",
+         f"--user-data-dir={tmp_path / 'profile'}", "--enable-logging=stderr",
+         "--virtual-time-budget=5000", "--dump-dom", file.as_uri()],
+        capture_output=True, text=True, timeout=60, check=False,
+    )  # fmt: skip
+    assert "CONSOLE" not in done.stderr
+    answer = json.loads(re.search('<pre id="answer">(.*?)</pre>', done.stdout)[1])
+    assert answer["faults"] == []
+    assert answer["sorted"] == sorted((r["cycles"] for r in report["layers"]), reverse=True)
+    assert answer["all"] == len(report["layers"])
+    assert 0 < answer["found"] < answer["all"]
+    assert answer["hash"] == "#L3"
+    assert answer["chosen"] == "L3"
+    assert report["layers"][3]["node"] in answer["detail"]
+    assert answer["dots"] == sum(1 for r in report["layers"] if r["macs"] and r["cycles"])
+    assert 0 <= answer["window"][0] < answer["window"][1] < report["totals"]["cycles"]
+    assert answer["slices"] > 5
+    assert answer["wide"] <= 0

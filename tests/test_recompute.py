@@ -1,0 +1,157 @@
+"""What is made anew in the backward pass: the same results, and the cheapest choice there is."""
+
+from __future__ import annotations
+
+from functools import cache
+from itertools import chain, combinations
+
+import numpy as np
+import pytest
+from hypothesis import event, given, settings
+from hypothesis import strategies as st
+from test_batch_axis import BATCH, network
+from test_passes import SHAPE, STEPS, random_net
+
+from ccnn.passes.autodiff import Optimizer, differentiate
+from ccnn.passes.batch_axis import batch_axis
+from ccnn.passes.check import verify
+from ccnn.passes.graph import Graph, GraphError
+from ccnn.passes.interpret import interpret
+from ccnn.passes.norm_policy import NormPolicy
+from ccnn.passes.pipeline import run_pipeline
+from ccnn.passes.recompute import Recompute
+from ccnn.passes.steps import ElementBytes, make_steps
+
+
+def stored(graph: Graph) -> set[str]:
+    """Tensors of the forward pass that the backward pass reads, and inputs it makes some from."""
+    made = {o for n in graph.nodes if n.phase != "backward" for o in n.outputs}
+    inputs = {t.name for t in graph.of_role("input")}
+    return {
+        i
+        for n in graph.nodes
+        if n.phase == "backward"
+        for i in n.inputs
+        if i in made or (i in inputs and "/again" in n.name)
+    }
+
+
+def price(graph: Graph, names: set[str]) -> int:
+    """A write and a read of each; only a read of what is in memory anyway."""
+    sizes = ElementBytes()
+    there = graph.needed | {t.name for t in graph.of_role("input")}
+    known = {t.name for t in graph.of_role("parameter", "constant")}
+    views = {n.outputs[0] for n in graph.nodes if n.op == "reshape" and n.inputs[0] in known}
+    return sum(
+        graph[t].size * sizes.of(graph[t].dtype) * (1 if t in there else 2) for t in names - views
+    )
+
+
+@pytest.mark.parametrize("kind", ["none", "cheap", "layers"])
+@pytest.mark.parametrize("norm", ["exact", "group", "ghost"])
+def test_results_stay_and_less_is_stored(norm, kind):
+    graph = network(NormPolicy(norm, 2, 4))
+    after = Recompute(kind, least_bytes=0)(graph)
+    verify(after)
+    rng = np.random.default_rng(1)
+    values = {"x": rng.standard_normal((BATCH, 3, 8, 8)), "target": rng.integers(0, 5, BATCH)}
+    expected, got = interpret(graph, values), interpret(after, values)
+    assert graph.needed == after.needed
+    for name in graph.needed:
+        np.testing.assert_array_equal(got[name], expected[name])
+    again = [n for n in after.nodes if "/again" in n.name]
+    if kind == "none":
+        assert after is graph
+        return
+    assert price(after, stored(after)) < price(graph, stored(graph))
+    assert all(n.phase == "backward" for n in again)
+    origins = {n.name: n.origin for n in graph.nodes}
+    assert all(n.origin == origins[n.name.rpartition("/again")[0]] for n in again)
+    assert any(n.op == "conv" for n in again) == (kind == "layers")
+
+
+def test_a_node_runs_again_right_before_it_is_needed():
+    graph = Recompute(least_bytes=0)(network(NormPolicy("group", 2)))
+    names = [n.name for n in graph.nodes]
+    for k, node in enumerate(graph.nodes):
+        if "/again" in node.name:
+            follow = next(n for n in graph.nodes[k + 1 :] if "/again" not in n.name)
+            needed = {o for n in graph.nodes[k : names.index(follow.name)] for o in n.outputs}
+            assert needed & set(follow.inputs)
+
+
+def test_behind_a_barrier_a_tensor_is_made_once_more():
+    graph = Recompute(least_bytes=0)(network(NormPolicy("exact")))
+    steps = make_steps(graph, batch_axis(graph), ElementBytes())
+    place = {t: k for k, n in enumerate(steps.nodes) for t in n.outputs}
+    for k, node in enumerate(steps.nodes):
+        for name in node.inputs:
+            if ".again" in name and name in place:
+                assert place[name] > steps.barrier[k]
+    assert any(n.name.endswith("/again.1") for n in graph.nodes)
+    grouped = Recompute(least_bytes=0)(network(NormPolicy("group", 2)))
+    assert not any(n.name.endswith("/again.1") for n in grouped.nodes)
+
+
+@cache
+def lowered(choices: tuple[tuple[str, int, int], ...]) -> Graph:
+    graph, loss = random_net(list(choices))
+    return run_pipeline(differentiate(graph, loss, optimizer=Optimizer()))
+
+
+@given(
+    st.lists(
+        st.tuples(st.sampled_from(STEPS), st.integers(0, 9), st.integers(0, 9)),
+        min_size=1,
+        max_size=7,
+    )
+)
+@settings(max_examples=150, deadline=None)
+def test_no_choice_of_what_to_store_is_cheaper(choices):
+    graph = lowered(tuple(choices))
+    options = Recompute(least_bytes=0)
+    after = options(graph)
+    values = {"x": np.random.default_rng(1).standard_normal(SHAPE)}
+    expected, got = interpret(graph, values), interpret(after, values)
+    for name in graph.needed:
+        np.testing.assert_array_equal(got[name], expected[name])
+    best = cheapest(graph, options)
+    event(f"compared: {best is not None}, made anew: {len(after.nodes) > len(graph.nodes)}")
+    if best is not None:
+        assert price(after, stored(after)) == best
+
+
+def cheapest(graph: Graph, options: Recompute) -> int | None:
+    """The least price of tensors from which all that is read can be made; None: too many."""
+    first = {n.outputs[0]: n for n in graph.nodes if n.phase != "backward"}
+    made = {o: n for n in first.values() for o in n.outputs}
+    inputs = {t.name for t in graph.of_role("input")}
+    wanted = stored(graph)
+    relevant, open_ = set(), list(wanted)
+    while open_:
+        name = open_.pop()
+        if name in relevant or (name not in made and name not in inputs):
+            continue
+        relevant.add(name)
+        if name in made and options.may_run_again(graph, made[name]):
+            open_ += made[name].inputs
+    if len(relevant) > 12:
+        return None
+
+    def suffices(kept: set[str]) -> bool:
+        def there(name: str) -> bool:
+            if name in kept or name not in made:
+                return name in kept or name not in inputs
+            return options.may_run_again(graph, made[name]) and all(map(there, made[name].inputs))
+
+        return all(map(there, wanted))
+
+    subsets = chain.from_iterable(
+        combinations(sorted(relevant), n) for n in range(len(relevant) + 1)
+    )
+    return min(price(graph, set(s)) for s in subsets if suffices(set(s)))
+
+
+def test_unknown_choices_are_refused():
+    with pytest.raises(GraphError, match="is none of none, cheap, layers"):
+        Recompute("everything")  # pyright: ignore[reportArgumentType]

@@ -1,0 +1,246 @@
+"""Serialization: the choice of groups, what they move, and that they compute the same."""
+
+from __future__ import annotations
+
+from functools import cache
+from itertools import combinations, pairwise
+from math import inf
+
+import numpy as np
+import pytest
+from hypothesis import given, settings
+from hypothesis import strategies as st
+from serialised import run_serialised
+from test_batch_axis import BATCH, network
+
+from ccnn.passes.batch_axis import batch_axis
+from ccnn.passes.check import verify
+from ccnn.passes.graph import Builder, Graph, GraphError
+from ccnn.passes.grouping import group_exactly, group_greedily, total
+from ccnn.passes.interpret import interpret
+from ccnn.passes.norm_policy import NormPolicy
+from ccnn.passes.recompute import Recompute
+from ccnn.passes.serialize_minibatch import Planner, SerializeMinibatch, unit_bounds
+from ccnn.passes.sink import sink_nodes
+from ccnn.passes.steps import ElementBytes, make_steps
+from ccnn.passes.traffic import estimate
+
+MODES = ("full", "mbs1", "mbs2", "best")
+
+
+@cache
+def step(norm: str, recompute: str = "none") -> Graph:
+    return Recompute(recompute, least_bytes=0)(network(NormPolicy(norm, 2, 4)))
+
+
+def values(graph: Graph) -> dict[str, np.ndarray]:
+    rng = np.random.default_rng(1)
+    inputs = {"x": rng.standard_normal((BATCH, 3, 8, 8)), "target": rng.integers(0, 5, BATCH)}
+    return {**graph.data, **inputs}
+
+
+prices = st.integers(1, 12).flatmap(
+    lambda n: st.tuples(
+        st.just(n),
+        st.lists(st.one_of(st.integers(0, 50), st.just(inf)), min_size=144, max_size=144),
+    )
+)
+
+
+@given(prices)
+@settings(max_examples=40, deadline=None)
+def test_exact_grouping_is_that_of_brute_force_and_never_worse_than_greedy(case):
+    count, table = case
+
+    def price(i: int, j: int) -> float:
+        value = table[12 * i + j - 1]
+        return value if value < inf or j > i + 1 else 60  # a single unit can always run
+
+    every = ([0, *cuts, count] for n in range(count) for cuts in combinations(range(1, count), n))
+    best = min(sum(price(i, j) for i, j in pairwise(c)) for c in every)
+    exact = group_exactly(count, price)
+    greedy = group_greedily(count, price, [k // 3 for k in range(count)])
+    for groups in (exact, greedy):
+        assert [k for i, j in groups for k in range(i, j)] == list(range(count))
+    assert total(exact, price) == best
+    assert best <= total(greedy, price) < inf
+
+
+@pytest.mark.parametrize("buffer", [600, 1500, 4000, 9000, 10**6])
+@pytest.mark.parametrize("mode", MODES)
+@pytest.mark.parametrize("norm", ["exact", "group", "ghost"])
+def test_groups_compute_the_same_move_what_is_estimated_and_fit(norm, mode, buffer):
+    graph = step(norm, "cheap" if mode == "best" else "none")
+    grouped = SerializeMinibatch(buffer_bytes=buffer, mode=mode)(graph)
+    verify(grouped)
+    assert sorted(n.name for n in grouped.nodes) == sorted(n.name for n in graph.nodes)
+    given_values = values(graph)
+    run = run_serialised(grouped, given_values)
+    expected = interpret(graph, given_values)
+    for name in graph.needed:
+        np.testing.assert_allclose(run.values[name], expected[name], rtol=1e-9, atol=1e-12)
+    moved = estimate(grouped)
+    assert (run.read, run.written) == (moved.read, moved.written)
+    assert run.most <= buffer
+    if buffer == 10**6:
+        assert moved.total < 0.7 * estimate(graph).total
+
+
+@pytest.mark.parametrize("norm", ["exact", "group"])
+def test_the_planner_prices_as_the_formula_says(norm):
+    graph = step(norm)
+    options = SerializeMinibatch(buffer_bytes=1500, most_units=1000)
+    planner = Planner(make_steps(graph, batch_axis(graph), options.bytes_per), options)
+    chosen = planner.refined(planner.choose())
+    rest = estimate(graph).total - sum(planner.alone)
+    grouped = options(graph)
+    assert sum(p.moved for _, p in chosen) + rest == estimate(grouped).total
+    assert len(grouped.groups) == sum(not p.alone for _, p in chosen) > 1
+
+
+@pytest.mark.parametrize("mode", MODES[1:])
+@pytest.mark.parametrize("buffer", [600, 1500, 4000, 9000])
+def test_exact_moves_no_more_than_greedy_on_a_network(mode, buffer):
+    graph = step("group")
+    both = [
+        estimate(SerializeMinibatch(buffer_bytes=buffer, mode=mode, method=m)(graph)).total
+        for m in ("exact", "greedy")
+    ]
+    assert both[0] <= both[1] <= estimate(graph).total
+
+
+def test_better_modes_and_larger_buffers_move_less():
+    graph = step("group")
+
+    def cost(buffer: int, mode: str) -> int:
+        return estimate(SerializeMinibatch(buffer_bytes=buffer, mode=mode)(graph)).total
+
+    for buffer in (1500, 4000, 9000):
+        assert cost(buffer, "best") <= cost(buffer, "mbs2") <= cost(buffer, "full")
+        assert cost(buffer, "best") <= cost(buffer, "mbs1")
+    assert cost(9000, "best") < cost(4000, "best") < cost(1500, "best")
+
+
+def test_recomputing_saves_traffic_on_chip():
+    stored, anew = (
+        estimate(SerializeMinibatch(buffer_bytes=3000)(step("group", r))).total
+        for r in ("none", "cheap")
+    )
+    assert anew < stored
+
+
+def test_exact_norms_are_barriers_of_looped_groups():
+    graph = step("exact")
+    axis = batch_axis(graph)
+    grouped = SerializeMinibatch(buffer_bytes=1500)(graph)
+    for group in grouped.groups:
+        kinds = {axis.kinds[n] for n in group.nodes}
+        assert not group.sub_batch or "merges" not in kinds
+    merged = SerializeMinibatch(buffer_bytes=1500, merge_moments=True)(graph)
+    assert estimate(merged).total < estimate(grouped).total
+    assert any(g.sub_batch and axis.kinds[n] == "merges" for g in merged.groups for n in g.nodes)
+
+
+def chain(length: int) -> Graph:
+    b = Builder("chain")
+    x = b.input("x", (6, 10))
+    for k in range(length):
+        x = b.emit("map", [x], name=f"n{k}", exprs=("a + 1",), dtypes=("float",))
+    return b.build([x])
+
+
+def test_sub_batches_of_a_chain_are_even_and_as_large_as_fits():
+    # two tensors of 20 bytes a sample are alive at once; 180 bytes hold 4 samples: 2 iterations
+    grouped = SerializeMinibatch(buffer_bytes=180, mode="mbs2")(chain(4))
+    (group,) = grouped.groups
+    assert group.sub_batch == 3
+    assert group.nodes == ("n0", "n1", "n2", "n3")
+    assert group.resident == ("n0", "n1", "n2")
+    assert estimate(grouped).total == 2 * 6 * 10 * 2  # x read, the last written
+
+
+def test_a_pinned_sub_batch_is_taken_or_the_nodes_stay_alone():
+    (group,) = SerializeMinibatch(buffer_bytes=180, sub_batch=2)(chain(3)).groups
+    assert group.sub_batch == 2
+    assert SerializeMinibatch(buffer_bytes=110, sub_batch=6, mode="mbs2")(chain(3)).groups == ()
+
+
+def test_dear_starts_make_fewer_iterations():
+    def starts(start_bytes: float) -> int:
+        options = SerializeMinibatch(buffer_bytes=2500, start_bytes=start_bytes)
+        grouped = options(step("group"))
+        times = {
+            n: -(-BATCH // g.sub_batch) for g in grouped.groups if g.sub_batch for n in g.nodes
+        }
+        return sum(times.get(n.name, 1) for n in grouped.nodes)
+
+    assert starts(0.0) > starts(20.0) > starts(10.0**6) == len(step("group").nodes)
+
+
+def test_work_that_waits_is_not_carried_past_a_barrier():
+    b = Builder("waiting")
+    x = b.input("x", (8, 4))
+
+    def add_one(x: str, name: str) -> str:
+        return b.emit("map", [x], name=name, exprs=("a + 1",), dtypes=("float",))
+
+    early = add_one(x, "early")
+    total = b.emit_all(
+        "reduce", [x], name="total", kind="sum", exprs=("a",), axes=(0,), dtypes=("accum",)
+    )[0]
+    late = b.emit("map", [early, total], name="late", exprs=("a - b",), dtypes=("float",))
+    graph = b.build([late])
+    sunk = sink_nodes(graph)
+    assert [n.name for n in sunk.nodes] == ["total", "early", "late"]
+    values = {"x": np.arange(32.0).reshape(8, 4)}
+    np.testing.assert_array_equal(interpret(sunk, values)[late], interpret(graph, values)[late])
+    grouped = SerializeMinibatch(buffer_bytes=60)(graph)
+    assert [g.nodes for g in grouped.groups] == [("early", "late")]
+
+
+def test_nothing_fits_nothing_is_grouped():
+    graph = chain(3)
+    assert SerializeMinibatch(buffer_bytes=19, mode="mbs2")(graph) == graph
+    assert SerializeMinibatch(mode="none")(graph) == graph
+
+
+def test_ghost_batches_are_not_torn():
+    grouped = SerializeMinibatch(buffer_bytes=6000)(step("ghost"))
+    assert {g.sub_batch for g in grouped.groups} <= {0, 4}
+    assert any(g.sub_batch == 4 for g in grouped.groups)
+
+
+def test_margins_take_room():
+    graph = step("group")
+    axis = batch_axis(graph)
+    plain, wide = (make_steps(graph, axis, ElementBytes(margins=m)) for m in (False, True))
+    assert wide.stores["x"].room == plain.stores["x"].room * 100 / 64
+    assert all(wide.stores[s].room >= plain.stores[s].room for s in plain.stores)
+
+
+def test_units_begin_where_one_tensor_leads_on():
+    graph = step("group")
+    steps = make_steps(graph, batch_axis(graph), ElementBytes())
+    bounds = unit_bounds(steps)
+    assert bounds[0] == 0
+    assert bounds[-1] == len(steps.nodes)
+    assert steps.backward in bounds
+    (joined,) = (k for k, n in enumerate(steps.nodes) if n.name.startswith("add"))
+    pooled = next(k for k, n in enumerate(steps.nodes) if n.op == "window_max")
+    assert steps.nodes[pooled].outputs[0] in steps.nodes[joined].inputs
+    assert pooled + 1 in bounds
+    assert joined + 1 in bounds
+    assert not any(pooled + 1 < b <= joined for b in bounds)  # not within the shortcut's block
+
+
+@pytest.mark.parametrize(
+    ("options", "message"),
+    [
+        ({"mode": "mbs3"}, "mode 'mbs3' is none of"),
+        ({"method": "random"}, "neither exact nor greedy"),
+        ({"buffer_bytes": 10, "reserved_bytes": 10}, "10 of 10 bytes of buffer are reserved"),
+    ],
+)
+def test_options_are_checked(options, message):
+    with pytest.raises(GraphError, match=message):
+        SerializeMinibatch(**options)
