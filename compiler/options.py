@@ -253,3 +253,12 @@ def loudness(function: Callable[..., Any]) -> Callable[..., Any]:
     quiet = click.option("-q", "--quiet", is_flag=True, help="No progress, no summary.")
     loud = click.option("-v", "--verbose", is_flag=True, help="Show all; tracebacks of bugs.")
     return quiet(loud(checked))
+
+
+cache_option = click.option(
+    "--no-cache",
+    is_flag=True,
+    envvar="CCNN_NO_CACHE",
+    help="Work anew, whatever an earlier run left in the cache.",
+)
+"""Passed on as `no_cache`; see compiler/cache.py."""

@@ -11,6 +11,8 @@ from pathlib import Path
 # Before numpy is imported, which reads it once: the workers of pytest are the parallelism here,
 # and on small waves two BLAS threads mostly wait for each other.
 os.environ.setdefault("OPENBLAS_NUM_THREADS", "1")
+# What is tested is the work, not what an earlier run left; tests of the cache say otherwise.
+os.environ["CCNN_NO_CACHE"] = "1"
 
 import pytest
 
