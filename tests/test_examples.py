@@ -24,7 +24,7 @@ RESNET = DATA / "resnet8_cifar" / "model.onnx"
 def script(code: str, *arguments: str) -> str:
     """What a fresh interpreter prints."""
     done = subprocess.run(
-        [sys.executable, "-I", "-c", code, *arguments], capture_output=True, text=True
+        [sys.executable, "-sP", "-c", code, *arguments], capture_output=True, text=True
     )
     assert done.returncode == 0, done.stderr
     return done.stdout

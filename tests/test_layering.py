@@ -56,7 +56,7 @@ def modules(room: str) -> list[str]:
 def probe(names: list[str]) -> dict:
     """Import modules, each as if it were the first of ccnn, in one fresh interpreter."""
     result = subprocess.run(
-        [sys.executable, "-I", "-c", PROBE, *names], capture_output=True, text=True, check=True
+        [sys.executable, "-sP", "-c", PROBE, *names], capture_output=True, text=True, check=True
     )
     return json.loads(result.stdout)
 
@@ -127,7 +127,7 @@ def test_help_loads_nothing_heavy():
         "print('heavy:', sorted(heavy & set(sys.modules)), file=sys.stderr)\n"
     )
     result = subprocess.run(
-        [sys.executable, "-I", "-c", code], capture_output=True, text=True, check=True
+        [sys.executable, "-sP", "-c", code], capture_output=True, text=True, check=True
     )
     assert "Usage: ccnn" in result.stdout
     assert result.stderr.strip() == "heavy: []"
