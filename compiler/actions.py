@@ -24,7 +24,7 @@ from ccnn.compiler.driver import (
     verify_values,
 )
 from ccnn.compiler.dump import GraphDump
-from ccnn.compiler.failure import ExitCode, Failure, cannot
+from ccnn.compiler.failure import HOW_TO_REPORT, ExitCode, Failure, cannot
 from ccnn.compiler.files import output_folder, read_bytes, write_file
 from ccnn.compiler.lists import print_json
 from ccnn.compiler.options import Settings
@@ -61,28 +61,33 @@ def compile_to_folder(
     graphs = GraphDump(dump_passes)
     if folder is None:
         with progress_on_stderr(quiet) as progress:
-            _, report, _ = _compile_and_cost(model, settings, progress, graphs.see)
+            _, report, _ = compile_and_cost(model, settings, progress, graphs.see)
         _show_compiled(report, (), as_json=as_json, quiet=quiet, verbose=verbose)
         return
     with output_folder(folder) as output:
         with progress_on_stderr(quiet) as progress:
-            compilation, report, trace = _compile_and_cost(model, settings, progress, graphs.see)
+            compilation, report, trace = compile_and_cost(model, settings, progress, graphs.see)
             progress("writing files", 0, 0)
             placed = output.write(output_files(compilation, report, trace, model))
         _show_compiled(report, placed, as_json=as_json, quiet=quiet, verbose=verbose)
 
 
-def _compile_and_cost(
-    model: Path, settings: Settings, progress: Progress, on_graph: GraphWatcher | None = None
+def compile_and_cost(
+    model: Path,
+    settings: Settings,
+    progress: Progress,
+    on_graph: GraphWatcher | None = None,
+    warn: bool = True,
 ) -> tuple[Compilation, dict[str, Any], Trace]:
-    compilation = _compile(model, compile_options(settings), progress, on_graph)
+    """The compilation, its report and its trace; `warn` says warnings on standard error."""
+    compilation = _compile(model, compile_options(settings), progress, on_graph, warn)
     progress("proving the program safe", 0, 0)
     _prove_safe(compilation)
     progress("simulating", 0, 0)
     trace = simulate(compilation.program, compilation.machine)
     baseline, usual = trace, compilation
     if compilation.options != compilation.options.conventional:
-        usual = _compile(model, compilation.options.conventional, progress)
+        usual = _compile(model, compilation.options.conventional, progress, warn=warn)
         baseline = simulate(usual.program, usual.machine)
     report = build_report(compilation, trace, baseline, settings.assumed, usual.program)
     return compilation, report, trace
@@ -152,8 +157,8 @@ def _prove_safe(compilation: Compilation) -> None:
             ExitCode.INTERNAL,
             "internal error: the compiled program is not safe:\n"
             + _first_lines(findings)
-            + "\nThis is a bug in ccnn, not in your model. Please report it with the model and "
-            "the command.",
+            + "\nThis is a bug in ccnn, not in your model. "
+            + HOW_TO_REPORT,
         )
 
 
@@ -169,6 +174,7 @@ def _compile(
     options: CompileOptions,
     progress: Progress,
     on_graph: GraphWatcher | None = None,
+    warn: bool = True,
 ) -> Compilation:
     """Compile, and say on standard error what the reader found odd."""
     try:
@@ -182,7 +188,7 @@ def _compile(
                 "anything",
             ) from error
         raise
-    for problem in compilation.model.report.of("warning"):
+    for problem in compilation.model.report.of("warning") if warn else ():
         sys.stderr.write(f"ccnn: {problem}\n")
     return compilation
 

@@ -1,4 +1,4 @@
-"""The commands that look behind the figures: explain, advise and diff."""
+"""The commands that look behind the figures or the errors: explain, advise, diff, bugreport."""
 
 from __future__ import annotations
 
@@ -110,5 +110,32 @@ def diff_command(
     )
 
 
-COMMANDS = (explain_command, advise_command, diff_command)
+@click.command("bugreport", short_help="Pack MODEL, without names and weights, into a bug report.")
+@click.argument("model", type=_FILE)
+@click.option(
+    "-o",
+    "--output",
+    type=_FILE,
+    default="ccnn-bugreport.zip",
+    show_default=True,
+    metavar="FILE.zip",
+    help="The file to write.",
+)
+@step_options(dtype="bfloat16")
+@loudness
+def bugreport_command(
+    model: Path, output: Path, settings: Settings, quiet: bool, verbose: bool
+) -> None:
+    """Pack all that is needed to see a problem with MODEL into one file: the model with numbered
+    names and made-up weights, the machine, options, versions and what came of compiling it.
+
+    Give the same options as to compile. The packed model is compiled as well, and the bundle says
+    whether that gave the same. Nothing is sent anywhere.
+    """
+    from ccnn.compiler.bugreport import write_bundle
+
+    write_bundle(model, settings, output, quiet=quiet)
+
+
+COMMANDS = (explain_command, advise_command, diff_command, bugreport_command)
 """What cli.py adds to `ccnn`."""

@@ -84,11 +84,16 @@ def _is_ours(kind: type) -> bool:
     return kind.__module__.startswith("ccnn.") and kind.__name__ in _CODES
 
 
+HOW_TO_REPORT = (
+    "Please report it: `ccnn bugreport MODEL` with the same options packs what is needed into one "
+    "file, without names and weights."
+)
+
+
 def _bug(message: str) -> str:
     return (
         f"internal error: {message}\n"
-        "This is a bug in ccnn, not in your input. Please report it with the model or program "
-        "and the command; -v adds the traceback."
+        f"This is a bug in ccnn, not in your input. {HOW_TO_REPORT} -v adds the traceback."
     )
 
 

@@ -18,6 +18,7 @@ from pathlib import Path
 from typing import Any, cast
 
 import jsonschema
+import yaml
 
 from ccnn.targets.machine_yaml import Document, KeyPath, MachineError, read_document
 from ccnn.targets.modes import Mode, check_modes, describe_modes, read_modes
@@ -185,6 +186,13 @@ def load_machine(name_or_path: str | Path) -> Machine:
     table = document.values["energy"]
     rows = tuple(EnergyRow(a, float(row["pj"]), row["source"]) for a, row in sorted(table.items()))
     return Machine(energy=rows, **values)
+
+
+def machine_text(name_or_path: str | Path) -> str:
+    """A machine as one YAML file that inherits nothing; MachineError as for `load_machine`."""
+    values = dict(_inherited(_find(str(name_or_path), Path(), "asked for")).values)
+    values.pop("inherits", None)
+    return yaml.safe_dump(values, sort_keys=False, allow_unicode=True, width=100)
 
 
 def _find(text: str, folder: Path, where: str) -> Document:

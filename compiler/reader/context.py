@@ -24,7 +24,8 @@ from ccnn.compiler.reader.weights import Draw
 from ccnn.passes.graph import Builder, Node, freeze_attrs
 from ccnn.passes.ops import op_named
 
-_MACHINE_NAME = re.compile(r"^(val_\d+|onnx::.*|\d+|/.*|.*[Cc]onst.*|scalar_.*|_.*)$")
+MACHINE_NAME = re.compile(r"^(val_\d+|onnx::.*|\d+|/.*|.*[Cc]onst.*|scalar_.*|_.*)$")
+"""Names that exporters give to tensors that had none; a scalar so called is no parameter."""
 
 
 @dataclass(frozen=True)
@@ -174,7 +175,7 @@ class Context:
         if value.array.dtype.kind not in "fiub" and not value.is_float:
             raise Refusal(f"'{value.name}' holds {value.array.dtype}, numbers are needed")
         trained = value.kind == "initializer" and value.is_float
-        if trained and value.array.size == 1 and _MACHINE_NAME.match(value.name):
+        if trained and value.array.size == 1 and MACHINE_NAME.match(value.name):
             self.findings.note(
                 f"the scalar initializer '{value.name}' has a generated name: it is a constant",
                 node=self.node.name, op=self.node.op,

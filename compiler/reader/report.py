@@ -15,7 +15,8 @@ _KEEP_NORMS = (
 )
 _NORMS = ("BatchNormalization", "GroupNormalization", "InstanceNormalization",
           "LayerNormalization", "LRN")  # fmt: skip
-_FOLDED_NAME = re.compile(r"^onnx::Conv_\d+$|(^|[._/])(bn|norm|batchnorm)\d*([._/]|$)", re.I)
+FOLDED_NAME = re.compile(r"^onnx::Conv_\d+$|(^|[._/])(bn|norm|batchnorm)\d*([._/]|$)", re.I)
+"""What convolutions are called that have a batch norm folded into them."""
 
 
 def note_model(c: Context, outputs: list[str]) -> None:
@@ -52,7 +53,7 @@ def _folded_norms(c: Context) -> None:
     if len(convs) < 2 or any(n.op in _NORMS for n in c.source.nodes):
         return
     names = {*(n.name for n in c.source.nodes), *c.builder.data}
-    hint = sorted(n for n in names if _FOLDED_NAME.search(n))
+    hint = sorted(n for n in names if FOLDED_NAME.search(n))
     if hint and all(n.has(2) for n in convs):
         c.findings.warning(
             f"BatchNormalization seems to be folded into the convolutions (see '{hint[0]}'): "

@@ -34,13 +34,14 @@ _BAD_INPUT = (
 )  # fmt: skip
 """What numpy and the ops raise for operands that make no sense; a file may hold any."""
 
-_SHAPE_SLOTS: dict[str, tuple[int, ...]] = {
+SHAPE_SLOTS: dict[str, tuple[int, ...]] = {
     "Reshape": (1,), "Expand": (1,), "Tile": (1,), "Slice": (1, 2, 3, 4), "Pad": (1, 2, 3),
     "Resize": (1, 2, 3), "Upsample": (1,), "Gather": (1,), "Squeeze": (1,), "Unsqueeze": (1,),
     "Split": (1,), "ConstantOfShape": (0,), "Range": (0, 1, 2), "Clip": (1, 2),
     "Dropout": (1, 2), "SequenceAt": (1,), "SplitToSequence": (1,),
     "ReduceMean": (1,), "ReduceSum": (1,), "ReduceMax": (1,), "ReduceMin": (1,),
 }  # fmt: skip
+"""Operator: positions of inputs that are shapes, indices or bounds, not data."""
 
 _REASONS: dict[str, tuple[str, str]] = {
     **dict.fromkeys(
@@ -140,7 +141,7 @@ def shape_arithmetic(source: Source) -> set[str]:
     for node in reversed(source.nodes):
         places = [u for o in node.outputs if o for u in uses.get(o, ())]
         if places and not outputs & set(node.outputs) and all(
-            position in _SHAPE_SLOTS.get(user.op, ()) or user.output(0) in found
+            position in SHAPE_SLOTS.get(user.op, ()) or user.output(0) in found
             for user, position in places
         ):  # fmt: skip
             found.update(o for o in node.outputs if o)
