@@ -15,6 +15,11 @@ os.environ.setdefault("OPENBLAS_NUM_THREADS", "1")
 os.environ["CCNN_NO_CACHE"] = "1"
 
 import pytest
+from hypothesis import HealthCheck, settings
+
+# How fast a machine makes examples is no property of ccnn.
+settings.register_profile("ccnn", deadline=None, suppress_health_check=[HealthCheck.too_slow])
+settings.load_profile("ccnn")
 
 sys.path.insert(0, str(Path(__file__).parent))  # tests may import helpers that lie beside them
 GOLDEN = Path(__file__).parent / "golden"

@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import time
 from collections.abc import Callable
 from pathlib import Path
 from typing import Any
@@ -431,7 +430,6 @@ def test_the_models_that_are_mutated_are_good() -> None:
 def test_mutated_models_are_read_or_refused(which: int) -> None:
     data = small_models()[which]
     refused: list[ReadError] = []
-    started = time.monotonic()
     for seed in range(250):
         rng = np.random.default_rng([which, seed])
         try:
@@ -442,7 +440,6 @@ def test_mutated_models_are_read_or_refused(which: int) -> None:
             assert result.graph[result.loss].shape == (), seed
     assert len(refused) > 100
     assert all(error.problems for error in refused)
-    assert time.monotonic() - started < 60
 
 
 def test_check_reports_what_it_finds(tmp_path: Path) -> None:

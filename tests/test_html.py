@@ -4,8 +4,6 @@ from __future__ import annotations
 
 import json
 import re
-import shutil
-import subprocess
 from collections import Counter
 from dataclasses import replace
 from html.parser import HTMLParser
@@ -28,7 +26,6 @@ from ccnn.passes.text import parse_graph
 from ccnn.targets.simulator import simulate
 
 MODEL = Path(__file__).parent / "data" / "resnet8_cifar" / "model.onnx"
-CHROMIUM = shutil.which("chromium") or shutil.which("chromium-browser")
 VOID = {"meta", "link", "input", "br", "rect"}
 
 
@@ -274,69 +271,3 @@ def test_dumped_graphs_parse_back(tmp_path):
     ]  # fmt: skip
     last = parse_graph(files[-1].read_text())
     assert [n.name for n in last.nodes] == [n.name for n in c.lowered.nodes]
-
-
-# A real browser
-
-PROBE = """
-const faults = [];
-addEventListener("error", e => faults.push(e.message));
-"""
-ACTS = """
-const answer = {};
-const rows = () => [...document.querySelectorAll("#layer-table tbody tr")].filter(r => !r.hidden);
-document.querySelector('th button[data-key="cycles"]').click();
-answer.sorted = rows().map(r => D.layers[+r.dataset.l].cycles);
-const search = document.getElementById("f-text");
-search.value = "conv"; search.dispatchEvent(new Event("input"));
-answer.found = rows().length;
-search.value = ""; search.dispatchEvent(new Event("input"));
-answer.all = rows().length;
-const third = document.querySelector('#graph-plot .node[data-l="3"]');
-third.dispatchEvent(new MouseEvent("click", { bubbles: true }));
-answer.hash = location.hash;
-answer.chosen = document.querySelector("#layer-table tr.chosen").id;
-answer.detail = document.querySelector("#detail-body .name").textContent;
-answer.dots = document.querySelectorAll("#roofline-plot .dot").length;
-document.querySelector('[data-zoom="layer"]').click();
-answer.window = [state.from, state.to];
-answer.wide = document.documentElement.scrollWidth - innerWidth;
-requestAnimationFrame(() => requestAnimationFrame(() => {
-  answer.slices = document.querySelectorAll("#timeline-plot rect.busy").length;
-  answer.faults = faults;
-  document.body.innerHTML = "";
-  const told = document.createElement("pre");
-  told.id = "answer";
-  told.textContent = JSON.stringify(answer);
-  document.body.append(told);
-}));
-"""
-
-
-@pytest.mark.slow
-@pytest.mark.skipif(CHROMIUM is None, reason="Chromium is not installed")
-@pytest.mark.parametrize("width", [1440, 600])
-def test_the_page_works_in_a_browser(page, report, tmp_path, width):
-    text = page.replace("<head>", f"<head><script>{PROBE}</script>", 1)
-    text = text.replace("</body>", f"<script>{ACTS}</script></body>")
-    file = tmp_path / "page.html"
-    file.write_text(text, encoding="utf-8")
-    done = subprocess.run(
-        [CHROMIUM, "--headless", "--no-sandbox", "--disable-gpu", f"--window-size={width},1000",
-         f"--user-data-dir={tmp_path / 'profile'}", "--enable-logging=stderr",
-         "--virtual-time-budget=5000", "--dump-dom", file.as_uri()],
-        capture_output=True, text=True, timeout=60, check=False,
-    )  # fmt: skip
-    assert "CONSOLE" not in done.stderr
-    answer = json.loads(re.search('<pre id="answer">(.*?)</pre>', done.stdout)[1])
-    assert answer["faults"] == []
-    assert answer["sorted"] == sorted((r["cycles"] for r in report["layers"]), reverse=True)
-    assert answer["all"] == len(report["layers"])
-    assert 0 < answer["found"] < answer["all"]
-    assert answer["hash"] == "#L3"
-    assert answer["chosen"] == "L3"
-    assert report["layers"][3]["node"] in answer["detail"]
-    assert answer["dots"] == sum(1 for r in report["layers"] if r["macs"] and r["cycles"])
-    assert 0 <= answer["window"][0] < answer["window"][1] < report["totals"]["cycles"]
-    assert answer["slices"] > 5
-    assert answer["wide"] <= 0
