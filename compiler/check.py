@@ -9,6 +9,7 @@ from pathlib import Path
 from typing import Any
 
 from ccnn.compiler.reader import Problem, ReadError, ReadOptions, ReadReport, read_model
+from ccnn.compiler.reader.problems import problem_lines
 from ccnn.passes.graph import Graph
 from ccnn.passes.ops import op_named
 
@@ -53,7 +54,7 @@ class CheckReport:
             lines += self._facts()
         order = {"error": 0, "warning": 1, "note": 2}
         shown = [p for p in self.problems if verbose or self.ok or p.severity != "note"]
-        lines += [str(p) for p in sorted(shown, key=lambda p: order[p.severity])]
+        lines += problem_lines(sorted(shown, key=lambda p: order[p.severity]))
         lines += [f"assumed: {text}" for text in self.assumed]
         return "\n".join(lines) + "\n"
 

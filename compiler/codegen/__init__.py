@@ -110,6 +110,12 @@ def generate(context: Scope, mapping: Mapping, name: str = "") -> Program:
     numbers = {n.name: i for i, n in enumerate(nodes)}
     grouped = {n.name: plan for plan in plans for n in plan.nodes}
     tensors, dram = place_tensors(graph, context.dtypes, root, plans, context.accum)
+    if dram > context.machine.dram_bytes:
+        raise CodegenError(
+            f"the step needs {dram:,} bytes of DRAM and {context.machine.name} has "
+            f"{context.machine.dram_bytes:,}; use a smaller --batch, a narrower --dtype or a "
+            "machine with more (dram size_bytes)"
+        )
     kernels = []
     for node in nodes:
         plan = grouped.get(node.name)

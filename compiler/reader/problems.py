@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from collections.abc import Iterable
 from dataclasses import dataclass, field
 from typing import Literal
 
@@ -23,11 +24,40 @@ class Problem:
     why: str
     fix: str = ""
 
-    def __str__(self) -> str:
+    @property
+    def place(self) -> str:
+        """The operator, node and part of the model that it is about."""
         subject = f"{self.op} '{self.node}'" if self.op and self.node else self.node or self.op
-        place = ": ".join(p for p in (subject, self.where) if p)
-        text = f"{self.severity}: {place}: {self.why}" if place else f"{self.severity}: {self.why}"
-        return f"{text}\n    -> {self.fix}" if self.fix else text
+        return ": ".join(p for p in (subject, self.where) if p)
+
+    def __str__(self) -> str:
+        return self.text()
+
+    def text(self, also: str = "") -> str:
+        """The problem in one line, and what to do in a second; `also` names other places."""
+        place = f"{self.place}{also}: " if self.place else ""
+        fix = f"\n    -> {self.fix}" if self.fix else ""
+        return f"{self.severity}: {place}{self.why}{fix}"
+
+
+_NAMED = 2
+"""How many more nodes with the same problem are named."""
+
+
+def problem_lines(problems: Iterable[Problem]) -> list[str]:
+    """Problems as text, those that differ only in their node as one with the first few named."""
+    alike: dict[tuple[str, ...], list[Problem]] = {}
+    for p in problems:
+        place = "" if p.where.startswith("initializer ") else p.where
+        alike.setdefault((p.severity, p.op, place, p.why, p.fix), []).append(p)
+    return [first.text(_also(others)) for first, *others in alike.values()]
+
+
+def _also(others: list[Problem]) -> str:
+    names = [p.node or p.where.removeprefix("initializer ").strip("'") for p in others]
+    named = "".join(f", '{name}'" for name in names[:_NAMED])
+    left = len(names) - _NAMED
+    return f"{named} and {left} more" if left > 0 else named
 
 
 class ReadError(Exception):
@@ -39,7 +69,7 @@ class ReadError(Exception):
         errors = [p for p in self.problems if p.severity == "error"]
         head = f"cannot read {model or 'the model'}: {len(errors)} problem"
         head += "" if len(errors) == 1 else "s"
-        super().__init__("\n".join([head, *(str(p) for p in errors)]))
+        super().__init__("\n".join([head, *problem_lines(errors)]))
 
 
 class Refusal(Exception):

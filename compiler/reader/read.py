@@ -115,7 +115,16 @@ def _is_size(dim: int | str | None) -> bool:
 def _input_shape(
     c: Context, given: GraphInput, batch: int, batch_names: set[str]
 ) -> tuple[int, ...]:
-    fix = "export with fixed sizes: no dynamic_axes but the batch"
+    fix = (
+        "export with fixed sizes, with no dynamic axes but the batch, or set them in the file: "
+        "python -m onnxruntime.tools.make_dynamic_shape_fixed --dim_param NAME --dim_value SIZE "
+        "IN.onnx OUT.onnx"
+    )
+    open_axes = [
+        f"{axis} ({dim or 'unnamed'})"
+        for axis, dim in enumerate(given.dims or ())
+        if axis and not isinstance(dim, int) and dim not in batch_names
+    ]
     if given.dims is None:
         raise Refusal("its shape is missing", fix)
     if len(given.dims) > 8:
@@ -129,7 +138,9 @@ def _input_shape(
         ):
             shape.append(batch)
         elif not isinstance(dim, int):
-            raise Refusal(f"axis {axis} has no fixed size ({dim or 'unnamed'})", fix)
+            axes = "axis" if len(open_axes) == 1 else "axes"
+            have = "has" if len(open_axes) == 1 else "have"
+            raise Refusal(f"{axes} {' and '.join(open_axes)} {have} no fixed size", fix)
         elif dim < 1:
             raise Refusal(f"axis {axis} has the size {dim}", fix)
         else:

@@ -43,6 +43,8 @@ SHAPE_SLOTS: dict[str, tuple[int, ...]] = {
 }  # fmt: skip
 """Operator: positions of inputs that are shapes, indices or bounds, not data."""
 
+_CUT = "onnx.utils.extract_model('IN.onnx', 'OUT.onnx', [INPUTS], [NEW OUTPUTS])"
+
 _REASONS: dict[str, tuple[str, str]] = {
     **dict.fromkeys(
         ("If", "Loop", "Scan"),
@@ -53,7 +55,9 @@ _REASONS: dict[str, tuple[str, str]] = {
     **dict.fromkeys(
         ("QuantizeLinear", "DequantizeLinear", "QLinearConv", "QLinearMatMul", "ConvInteger",
          "MatMulInteger", "DynamicQuantizeLinear"),
-        ("quantised models cannot be trained", "export the float model"),
+        ("quantised models cannot be trained",
+         "export the float model: what went into onnxruntime's quantize_static, or the torch "
+         "model before convert"),
     ),
     **dict.fromkeys(
         ("LSTM", "GRU", "RNN"), ("recurrent networks are not supported", "ccnn compiles CNNs")
@@ -61,7 +65,7 @@ _REASONS: dict[str, tuple[str, str]] = {
     **dict.fromkeys(
         ("NonMaxSuppression", "TopK", "ArgMax", "ArgMin", "NonZero", "RoiAlign", "MaxRoiPool"),
         ("it selects by data, which has no fixed schedule",
-         "cut the model before its post-processing and export that part"),
+         "cut the model before its post-processing: " + _CUT),
     ),
     **dict.fromkeys(
         ("RandomNormal", "RandomNormalLike", "RandomUniform", "RandomUniformLike", "Bernoulli",
@@ -80,7 +84,12 @@ def translate(c: Context) -> tuple[int, int]:
         c.node = node
         values = [_input(c, name) for name in node.inputs]
         if any(isinstance(v, Broken) for v in values):
-            c.env.update({o: Broken() for o in node.outputs if o})
+            # Nothing is known of its operands, but an operator of no use is so with any.
+            if _is_known(node):
+                c.env.update({o: Broken() for o in node.outputs if o})
+            else:
+                refusal = _unknown(node)
+                _refuse(c, refusal.why, refusal.fix)
             continue
         try:
             done = _fold(c, values, node.output(0) in arithmetic)
@@ -148,15 +157,16 @@ def shape_arithmetic(source: Source) -> set[str]:
     return found
 
 
+_SIZES = ("Shape", "Size")
 _MOVES = ("Identity", "Cast", "CastLike", "Unsqueeze", "Squeeze", "Reshape", "Transpose", "Flatten")
 
 
 def _fold(c: Context, values: list[Value | None], arithmetic: bool) -> list[Known] | None:
     """The node's results when they are known now, else None."""
     node = c.node
-    if node.domain or (node.op not in FOLDS and node.op not in ("Shape", "Size")):
+    if node.domain or (node.op not in FOLDS and node.op not in _SIZES):
         return None
-    if node.op in ("Shape", "Size"):
+    if node.op in _SIZES:
         return [_shape(c)]
     known = [v for v in values if isinstance(v, Known)]
     if len(known) != sum(v is not None for v in values):
@@ -201,6 +211,10 @@ def _translate(c: Context) -> Value | Sequence[Value]:
     return TRANSLATIONS[node.op](c)
 
 
+def _is_known(node: OnnxNode) -> bool:
+    return not node.domain and (node.op in TRANSLATIONS or node.op in FOLDS or node.op in _SIZES)
+
+
 def _unknown(node: OnnxNode) -> Refusal:
     if node.op in _REASONS:
         return Refusal(*_REASONS[node.op])
@@ -213,7 +227,7 @@ def _unknown(node: OnnxNode) -> Refusal:
     hint = f" (supported operators like it: {', '.join(close)})" if close else ""
     return Refusal(
         f"the operator {node.op} is not supported{hint}",
-        "replace the layer, or cut the model before it and export that part",
+        "replace the layer, or cut the model before it: " + _CUT,
     )
 
 
