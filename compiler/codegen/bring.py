@@ -17,12 +17,17 @@ from ccnn.targets.program import Affine, Extent, Load, Map
 Starts = tuple[Affine, ...]
 
 
-def overhangs(scope: Scope, tensor: str, starts: Starts, sizes: tuple[int, ...]) -> bool:
-    """True when a block at constant starts reaches beyond its tensor."""
+def overhangs(
+    scope: Scope, tensor: str, starts: Starts, sizes: tuple[int, ...], fill: float = 0.0
+) -> bool:
+    """True when a block at constant starts reaches beyond its tensor and the zeros around it."""
     shape = scope.graph[tensor].shape
+    around: list[tuple[int, int]] = [(0, 0)] * len(shape)
+    if tensor in scope.margins and fill == 0.0:
+        around[-2:] = scope.margins[tensor]
     return any(
-        not s.terms and (s.const < 0 or s.const + n > d)
-        for s, n, d in zip(starts, sizes, shape, strict=True)
+        not s.terms and (s.const < -before or s.const + n > d + behind)
+        for s, n, d, (before, behind) in zip(starts, sizes, shape, around, strict=True)
     )
 
 

@@ -12,9 +12,9 @@ from dataclasses import replace
 
 from ccnn.compiler.codegen.emit import KernelWriter, Region
 from ccnn.compiler.codegen.plan import GroupPlan, regions_of
-from ccnn.compiler.codegen.scope import Scope, view_of
+from ccnn.compiler.codegen.scope import Scope, view_of, with_margin
 from ccnn.passes.graph import Node
-from ccnn.targets.program import ZERO, Affine, Kernel, Load
+from ccnn.targets.program import ZERO, Affine, Kernel, Load, Map
 
 WriteNode = Callable[[Scope, KernelWriter, Node], None]
 
@@ -28,6 +28,7 @@ def group_scope(context: Scope, plan: GroupPlan, samples: int) -> Scope:
         budget=plan.budget * 2 // 5 if plan.names else plan.budget,
         rows=plan.axis.rows,
         regions={t: regions[name] for t, name in plan.names.items()},
+        margins={t: plan.margins[name] for t, name in plan.names.items() if name in plan.margins},
         sums={t: regions[t] for t in plan.sums},
         partial={t: partial_name(t) for t in plan.partial},
         published=plan.published,
@@ -85,6 +86,9 @@ def _iteration(
                 _fetch(kw, scope, plan, tensor, 1000 * place + i)
         with kw.part(1000 * place + 500):
             write(scope, kw, node)
+            for tensor in node.outputs:
+                if tensor in scope.margins:
+                    _surround(kw, scope, tensor)
         there |= {plan.names[o] for o in node.outputs if o in plan.names}
         for i, tensor in enumerate(node.outputs):
             if tensor in scope.published and tensor in scope.regions:
@@ -100,7 +104,28 @@ def _fetch(kw: KernelWriter, scope: Scope, plan: GroupPlan, tensor: str, section
         return
     shape = scope.graph[tensor].shape
     starts: tuple[Affine, ...] = (ZERO,) * len(shape)
+    margin = scope.margins.get(tensor)
+    if margin:  # what lies outside the tensor is loaded as zeros
+        starts = (*starts[:-2], *(Affine(-before) for before, _ in margin))
+        shape = with_margin(shape, margin)
     with kw.part(section, once=not batched):
         target = view_of(scope.held(tensor, starts), shape)
         where = scope.in_dram(tensor, starts)
         kw.emit(Load(kw.node, target, tensor, where, (1,) * len(shape)))
+
+
+def _surround(kw: KernelWriter, scope: Scope, tensor: str) -> None:
+    """Write the zeros around the planes of a tensor that was made in its region."""
+    *outer, height, width = scope.graph[tensor].shape
+    (above, below), (left, right) = scope.margins[tensor]
+    strips = (
+        (-above, above, -left, left + width + right),
+        (height, below, -left, left + width + right),
+        (0, height, -left, left),
+        (0, height, width, right),
+    )
+    for row, rows, column, columns in strips:
+        if rows and columns:
+            corner = (*(ZERO for _ in outer), Affine(row), Affine(column))
+            target = view_of(scope.held(tensor, corner), (*outer, rows, columns))
+            kw.emit(Map(kw.node, target, (), (0.0,)))

@@ -7,18 +7,19 @@ addresses they get is solved as two-dimensional packing with CP-SAT, time by add
 
 from __future__ import annotations
 
-from collections.abc import Mapping, Sequence
+from collections.abc import Iterable, Mapping, Sequence
 from dataclasses import dataclass, replace
 from functools import lru_cache
 from itertools import pairwise
 from math import prod
 
+from ccnn.compiler.codegen.convolution import Conv, ConvDw, ConvDx
 from ccnn.compiler.codegen.emit import CodegenError, Region, Segment, segments
-from ccnn.compiler.codegen.scope import Scope
+from ccnn.compiler.codegen.scope import Margin, Scope, with_margin
 from ccnn.compiler.mapping import GroupDoesNotFit
 from ccnn.passes.batch_axis import BatchAxis
 from ccnn.passes.graph import Graph, Group, Node, Tensor
-from ccnn.targets.program import DTYPE_BYTES
+from ccnn.targets.program import DTYPE_BYTES, ZERO
 
 ALIGNMENT = 64
 """Bytes; regions start at multiples of this."""
@@ -57,6 +58,8 @@ class GroupPlan:
     runs: tuple[Run, ...]
     names: Mapping[str, str]
     """Tensors that stay in the buffer to the tensor whose region they lie in."""
+    margins: Mapping[str, Margin]
+    """Regions that keep zeros around each plane, for the convolutions that read beyond it."""
     rectangles: tuple[Rectangle, ...]
     sums: tuple[str, ...]
     """Results over the batch that gather in the buffer."""
@@ -114,14 +117,11 @@ def plan_group(context: Scope, group: Group, axis: BatchAxis, root: Mapping[str,
     sums = [
         o for o in gathered if o in group.kept or graph.producer[o].op not in ("conv_dw", "matmul")
     ]
-    wide = {root[n.inputs[0]] for n in nodes if _too_wide(context, n)}
-    wanted = {root[t] for t in (*group.resident, *group.kept) if t not in gathered} - wide
-    names = {
-        t: root[t]
-        for n in nodes
-        for t in (*n.inputs, *n.outputs)
-        if t and root[t] in wanted and t not in gathered
-    }
+    wanted = {root[t] for t in (*group.resident, *group.kept) if t not in gathered}
+    touched = dict.fromkeys(t for n in nodes for t in (*n.inputs, *n.outputs) if t)
+    margins = _margins(context, nodes, touched, root, wanted)
+    wanted -= {root[n.inputs[0]] for n in nodes if _too_wide(context, n, margins, root)}
+    names = {t: root[t] for t in touched if root[t] in wanted and t not in gathered}
     inside = set(group.nodes)
     published = frozenset(
         t
@@ -130,7 +130,7 @@ def plan_group(context: Scope, group: Group, axis: BatchAxis, root: Mapping[str,
         and _leaves(graph, root, names[t], inside)
         and graph.producer[t].op != "reshape"
     )
-    rectangles = _rectangles(context, nodes, axis, samples, names, group, root)
+    rectangles = _rectangles(context, nodes, axis, samples, names, margins, group, root)
     rectangles += [
         Rectangle(f"{o}", 0, len(nodes), _bytes(graph[o].shape, context.accum)) for o in sums
     ]
@@ -151,6 +151,7 @@ def plan_group(context: Scope, group: Group, axis: BatchAxis, root: Mapping[str,
         axis,
         runs,
         names,
+        {name: m for name, m in margins.items() if name in wanted},
         placed,
         tuple(sums),
         tuple(o for o in gathered if o not in sums),
@@ -160,23 +161,64 @@ def plan_group(context: Scope, group: Group, axis: BatchAxis, root: Mapping[str,
     )
 
 
+_CONVOLUTIONS = {"conv": Conv, "conv_dx": ConvDx, "conv_dw": ConvDw}
+
 _CHANNELS = 64
-"""A convolution that reads beyond a tensor on chip takes whole planes of at least so many
-channels through the vector unit, or the array would get too little to multiply at a time."""
+"""A convolution that reads beyond a tensor on chip without zeros around it takes whole planes of at
+least so many channels through the vector unit, or the array would get too little to multiply."""
 
 
-def _too_wide(context: Scope, node: Node) -> bool:
+def _reads_beyond(context: Scope, node: Node) -> Margin:
+    """How far a convolution reads beyond the planes of its first operand."""
+    gemm = _CONVOLUTIONS[node.op](node, context.graph, dict(context.dtypes), context.accum)
+    whole = {name: (ZERO, level.total) for name, level in gemm.levels.items()}
+    starts, sizes = gemm.box("moving", whole)
+    shape = context.graph[node.inputs[0]].shape
+    rows, columns = (
+        (max(0, -s.const), max(0, s.const + n - d))
+        for s, n, d in zip(starts[-2:], sizes[-2:], shape[-2:], strict=True)
+    )
+    return rows, columns
+
+
+def _margins(
+    context: Scope,
+    nodes: Sequence[Node],
+    touched: Iterable[str],
+    root: Mapping[str, str],
+    wanted: set[str],
+) -> dict[str, Margin]:
+    """The zeros that regions keep around their planes, where every name of the region's tensor
+    shows the same planes."""
+    found: dict[str, Margin] = {}
+    for node in nodes:
+        name = root[node.inputs[0]] if node.op in _CONVOLUTIONS else ""
+        if name not in wanted:
+            continue
+        mine, other = _reads_beyond(context, node), found.get(name, ((0, 0), (0, 0)))
+        rows, columns = (
+            (max(a[0], b[0]), max(a[1], b[1])) for a, b in zip(mine, other, strict=True)
+        )
+        if any((*rows, *columns)):
+            found[name] = rows, columns
+    planes: dict[str, set[tuple[int, ...]]] = {}
+    for t in touched:
+        shape = context.graph[t].shape
+        planes.setdefault(root[t], set()).add(shape[-2:] if len(shape) > 3 else ())
+    return {name: m for name, m in found.items() if len(planes[name]) == 1}
+
+
+def _too_wide(
+    context: Scope, node: Node, margins: Mapping[str, Margin], root: Mapping[str, str]
+) -> bool:
     """True when a node is better off loading its padded operand from DRAM."""
-    if node.op not in ("conv", "conv_dw", "conv_dx"):
+    if node.op not in _CONVOLUTIONS or root[node.inputs[0]] in margins:
         return False
-    graph = context.graph
-    if node.op == "conv_dx":
-        beyond = any(r > 1 for r in graph[node.inputs[1]].shape[2:])
-    else:
-        beyond = any(node.attr("pads"))
     tensor = node.inputs[0]
-    plane = prod(graph[tensor].shape[2:]) * DTYPE_BYTES[context.dtypes[tensor]]
-    return beyond and plane * _CHANNELS > context.machine.gbuf_bytes // 8
+    plane = prod(context.graph[tensor].shape[2:]) * DTYPE_BYTES[context.dtypes[tensor]]
+    if plane * _CHANNELS <= context.machine.gbuf_bytes // 8:
+        return False
+    return any(sum(m) for m in _reads_beyond(context, node))
 
 
 def _runs(batch: int, samples: int, nodes: Sequence[Node], axis: BatchAxis) -> tuple[Run, ...]:
@@ -236,6 +278,7 @@ def _rectangles(
     axis: BatchAxis,
     samples: int,
     names: Mapping[str, str],
+    margins: Mapping[str, Margin],
     group: Group,
     root: Mapping[str, str],
 ) -> list[Rectangle]:
@@ -249,7 +292,7 @@ def _rectangles(
     found = []
     for name, touched in life.items():
         shape = _local(context.graph[name], axis, samples).shape
-        size = _bytes(shape, context.dtypes[name])
+        size = _bytes(with_margin(shape, margins.get(name)), context.dtypes[name])
         begin, end = min(touched), max(touched) + 1
         if name in kept:
             begin, end = 0, len(nodes)

@@ -7,7 +7,7 @@ DRAM starts `first` samples in, and resident tensors lie in regions of the globa
 
 from __future__ import annotations
 
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, field
 from fractions import Fraction
 
@@ -31,6 +31,17 @@ def dense(shape: tuple[int, ...]) -> tuple[int, ...]:
     return tuple(reversed(strides))
 
 
+Margin = tuple[tuple[int, int], tuple[int, int]]
+"""Zeros before and behind along the last two dims of a tensor."""
+
+
+def with_margin(shape: Sequence[int], margin: Margin | None) -> tuple[int, ...]:
+    """The shape of a tensor together with the zeros around its planes."""
+    if margin is None:
+        return tuple(shape)
+    return (*shape[:-2], *(d + sum(m) for d, m in zip(shape[-2:], margin, strict=True)))
+
+
 @dataclass(frozen=True)
 class Scope:
     """Everything a writer needs beside the node."""
@@ -48,6 +59,8 @@ class Scope:
     """First sample of the iteration."""
     regions: Mapping[str, Region] = field(default_factory=dict)
     """Tensors that stay in the buffer (under every name they have), dense in their local shape."""
+    margins: Mapping[str, Margin] = field(default_factory=dict)
+    """Resident tensors that lie in their region with zeros around each plane."""
     sums: Mapping[str, Region] = field(default_factory=dict)
     """Results summed over the iterations that stay in the buffer meanwhile."""
     partial: Mapping[str, str] = field(default_factory=dict)
@@ -82,10 +95,13 @@ class Scope:
 
     def held(self, tensor: str, starts: tuple[Affine, ...]) -> Held:
         """The block of a resident tensor that starts there."""
-        strides = dense(self.graph[tensor].shape)
+        margin = self.margins.get(tensor)
+        strides = dense(with_margin(self.graph[tensor].shape, margin))
         offset = ZERO
         for start, stride in zip(starts, strides, strict=True):
             offset = offset + start * stride
+        if margin:
+            offset = offset + sum(m[0] * s for m, s in zip(margin, strides[-2:], strict=True))
         return Held(self.regions[tensor], strides, offset)
 
     def publish(self, kw: KernelWriter, tensor: str) -> None:
