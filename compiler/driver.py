@@ -163,7 +163,7 @@ def _compile(
 
 def _bytes(o: CompileOptions) -> ElementBytes:
     dtype, accum = (DTYPE_BYTES[d] for d in PRECISIONS[o.dtype])
-    return ElementBytes(element=dtype, accum=accum, partial=accum)
+    return ElementBytes(element=dtype, accum=accum, partial=accum, margins=True)
 
 
 def _recompute(o: CompileOptions) -> tuple[Pass, ...]:

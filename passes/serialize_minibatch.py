@@ -41,7 +41,7 @@ from ccnn.passes.graph import Graph, GraphError
 from ccnn.passes.group_plan import Look, Plan, Tables, Window
 from ccnn.passes.grouping import Cuts, group_exactly, group_greedily
 from ccnn.passes.place_groups import place_groups
-from ccnn.passes.sink import sink_nodes
+from ccnn.passes.sink import data_gradients_first, sink_nodes
 from ccnn.passes.steps import ElementBytes, Steps, make_steps
 from ccnn.passes.traffic import iterations_of, moved, uses
 
@@ -88,6 +88,7 @@ class SerializeMinibatch:
         graph = replace(graph, groups=())
         if self.mode == "none":
             return graph
+        graph = data_gradients_first(graph)
         axis = batch_axis(graph, self.batch)
         orders = [graph]
         if self.mode == "best" and any(

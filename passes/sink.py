@@ -1,4 +1,4 @@
-"""Moves cheap vector work down to where its result is first needed.
+"""The order of nodes that suits groups: cheap vector work late, data gradients early.
 
 What a norm's apply step, an activation or a slice makes is as large as what it reads, so it
 costs no room to wait; made late it need not be carried past a barrier or another layer.
@@ -41,6 +41,30 @@ def sink_nodes(graph: Graph) -> Graph:
     for node in dict.fromkeys(waiting.values()):
         if any(waiting.get(o) is node for o in node.outputs):
             place(node)
+    return replace(graph, nodes=tuple(order), groups=())
+
+
+def data_gradients_first(graph: Graph) -> Graph:
+    """The graph with each convolution's weight gradient right behind its data gradient.
+
+    What comes next waits for the data gradient only: on chip the array then works on the weight
+    gradient while the vector unit goes on with the layer in front.
+    """
+    behind: dict[str, list[Node]] = {}
+    waits: set[str] = set()
+    place = {n.name: i for i, n in enumerate(graph.nodes)}
+    data = {n.inputs[0]: n for n in graph.nodes if n.op == "conv_dx"}
+    for node in graph.nodes:
+        first = data.get(node.inputs[1]) if node.op == "conv_dw" else None
+        if first and place[first.name] > place[node.name]:
+            readers = [place[n.name] for o in node.outputs for n in graph.consumers.get(o, ())]
+            if min(readers, default=len(place)) > place[first.name]:
+                behind.setdefault(first.name, []).append(node)
+                waits.add(node.name)
+    order: list[Node] = []
+    for node in graph.nodes:
+        if node.name not in waits:
+            order += [node, *behind.get(node.name, [])]
     return replace(graph, nodes=tuple(order), groups=())
 
 

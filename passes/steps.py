@@ -134,15 +134,31 @@ def _margins(graph: Graph, root: Mapping[str, str]) -> dict[str, float]:
     """By how much the padding around an image makes it larger, for each store that is padded."""
     found: dict[str, float] = {}
     for node in graph.nodes:
-        if node.op not in ("conv", "conv_dw", "window_sum", "window_max"):
+        if node.op not in ("conv", "conv_dw", "conv_dx"):
             continue
-        shape, pads = graph[node.inputs[0]].shape[2:], node.attr("pads") or ()
-        if node.op.startswith("window"):
-            pads = (*node.attr("before")[2:], *node.attr("after")[2:])
+        shape, pads = graph[node.inputs[0]].shape[2:], node.attr("pads")
         half = len(shape)
-        padded = prod(d + b + a for d, b, a in zip(shape, pads[:half], pads[half:], strict=True))
+        if node.op == "conv_dx":
+            around = _reach_of_results(graph, node)
+        else:
+            around = list(zip(pads[:half], pads[half:], strict=True))
+        padded = prod(d + b + a for d, (b, a) in zip(shape, around, strict=True))
         store = root[node.inputs[0]]
         found[store] = max(found.get(store, 1.0), padded / max(prod(shape), 1))
+    return found
+
+
+def _reach_of_results(graph: Graph, node: Node) -> list[tuple[int, int]]:
+    """How far before and behind dY a data gradient reads, along each axis of the image."""
+    dy, weights, dx = (graph[t].shape[2:] for t in (*node.inputs[:2], node.outputs[0]))
+    pads, strides, dilations = (node.attr(k) for k in ("pads", "strides", "dilations"))
+    found = []
+    for p, r, h, pad, stride, dilation in zip(
+        dy, weights, dx, pads, strides, dilations, strict=False
+    ):
+        first = -(((r - 1) * dilation - pad) // stride)  # of the results of row 0 …
+        last = (h - 1 + pad) // stride
+        found.append((max(0, -first), max(0, last - p + 1)))
     return found
 
 
