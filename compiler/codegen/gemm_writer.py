@@ -138,7 +138,9 @@ class _Writer:
         name, dtype, slots, taker = "result", g.dtypes[g.out], self.slots["result"], "store"
         if self.converts:
             spills = g.out in self.scope.partial and not self.scope.final
-            name, dtype, slots, taker = "sums", g.accum, 1, "store" if spills else "vector"
+            # what gathers in DRAM is fetched while the sums before it are still in the making
+            slots = 2 if g.out in self.scope.partial else 1
+            name, dtype, taker = "sums", g.accum, "store" if spills else "vector"
         # whoever opens a slot, the drain fills it: a pipe of its own
         size = prod(self.shapes["result"])
         pipe = self.pipe(name, dtype, size, slots, f"{engine} drain", taker)

@@ -76,27 +76,25 @@ def _iteration(
     kw: KernelWriter, scope: Scope, plan: GroupPlan, numbers: Mapping[str, int], write: WriteNode
 ) -> None:
     """The sections of one iteration."""
-    there: set[str] = set()
-    for place, node in enumerate(n for n in plan.nodes if n.op != "reshape"):
+    for place, node in enumerate(plan.nodes):
+        if node.op == "reshape":
+            continue
+        for i, (tensor, reader) in enumerate(plan.fetches.get(place, ())):
+            kw.node = numbers[reader]
+            _fetch(kw, scope, tensor, 1000 * place + i)
         kw.node = numbers[node.name]
-        for i, tensor in enumerate(dict.fromkeys(node.inputs)):
-            root = plan.names.get(tensor, "")
-            if tensor in scope.regions and root not in there:
-                there.add(root)
-                _fetch(kw, scope, plan, tensor, 1000 * place + i)
         with kw.part(1000 * place + 500):
             write(scope, kw, node)
             for tensor in node.outputs:
                 if tensor in scope.margins:
                     _surround(kw, scope, tensor)
-        there |= {plan.names[o] for o in node.outputs if o in plan.names}
         for i, tensor in enumerate(node.outputs):
             if tensor in scope.published and tensor in scope.regions:
                 with kw.part(1000 * place + 600 + i):
                     scope.publish(kw, tensor)
 
 
-def _fetch(kw: KernelWriter, scope: Scope, plan: GroupPlan, tensor: str, section: int) -> None:
+def _fetch(kw: KernelWriter, scope: Scope, tensor: str, section: int) -> None:
     """Bring a tensor that was made elsewhere into its region: each iteration's part of one that
     carries the batch, all of another in the first iteration only."""
     batched = tensor in scope.rows

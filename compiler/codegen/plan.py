@@ -19,6 +19,7 @@ from ccnn.compiler.codegen.scope import Margin, Scope, with_margin
 from ccnn.compiler.mapping import GroupDoesNotFit
 from ccnn.passes.batch_axis import BatchAxis
 from ccnn.passes.graph import Graph, Group, Node, Tensor
+from ccnn.passes.steps import ARRAY_OPS
 from ccnn.targets.program import DTYPE_BYTES, ZERO
 
 ALIGNMENT = 64
@@ -60,6 +61,8 @@ class GroupPlan:
     """Tensors that stay in the buffer to the tensor whose region they lie in."""
     margins: Mapping[str, Margin]
     """Regions that keep zeros around each plane, for the convolutions that read beyond it."""
+    fetches: Mapping[int, tuple[tuple[str, str], ...]]
+    """Place of a node to what is fetched in front of it: tensors and the nodes that need them."""
     rectangles: tuple[Rectangle, ...]
     sums: tuple[str, ...]
     """Results over the batch that gather in the buffer."""
@@ -135,6 +138,7 @@ def plan_group(context: Scope, group: Group, axis: BatchAxis, root: Mapping[str,
         Rectangle(f"{o}", 0, len(nodes), _bytes(graph[o].shape, context.accum)) for o in sums
     ]
     placed = pack(tuple(rectangles))
+    fetches, placed = _lengthened(context, nodes, names, placed)
     height = max((r.address + r.size for r in placed), default=0)
     # nodes share pipes only where engines and depths agree, so several sets stand side by side
     budget = (context.machine.gbuf_bytes - height) * 3 // 10
@@ -152,6 +156,7 @@ def plan_group(context: Scope, group: Group, axis: BatchAxis, root: Mapping[str,
         runs,
         names,
         {name: m for name, m in margins.items() if name in wanted},
+        fetches,
         placed,
         tuple(sums),
         tuple(o for o in gathered if o not in sums),
@@ -297,6 +302,89 @@ def _rectangles(
         if name in kept:
             begin, end = 0, len(nodes)
         found.append(Rectangle(name, begin, end, size))
+    return found
+
+
+_AHEAD = 2
+"""How many array nodes before their first use regions are fetched, where there is room."""
+
+_SPARE = 0.25
+"""Share of the room left by the regions that longer lives may take."""
+
+
+def _lengthened(
+    context: Scope,
+    nodes: Sequence[Node],
+    names: Mapping[str, str],
+    placed: tuple[Rectangle, ...],
+) -> tuple[dict[int, tuple[tuple[str, str], ...]], tuple[Rectangle, ...]]:
+    """When each region that is fetched is, and all rectangles with longer lives where room allows.
+
+    A load that begins while the array still works on the nodes before hides behind them.  What the
+    array reads last is not written over before its next node, so that the vector unit need
+    not wait for it.
+    """
+    readers = _first_readers(nodes, names)
+    height = max((r.address + r.size for r in placed), default=0)
+    limit = height + int((context.machine.gbuf_bytes - height) * _SPARE)
+    early = {name: place for name, (place, _) in readers.items()}
+    for most in (limit, height, height * 9 // 10, height * 8 // 10):
+        sooner, longer = _lives(nodes, placed, early, most)
+        longer = pack(longer)
+        if max((r.address + r.size for r in longer), default=0) <= limit:
+            early, placed = sooner, longer
+            break
+    fetches: dict[int, tuple[tuple[str, str], ...]] = {}
+    for name, (place, tensor) in readers.items():
+        reader = nodes[place].name
+        fetches[early[name]] = (*fetches.get(early[name], ()), (tensor, reader))
+    return fetches, placed
+
+
+def _lives(
+    nodes: Sequence[Node], placed: Sequence[Rectangle], fetched: Mapping[str, int], most: int
+) -> tuple[dict[str, int], tuple[Rectangle, ...]]:
+    """Where regions are fetched and the longer lives of all, at most so many bytes alive at once."""
+    array = [i for i, n in enumerate(nodes) if n.op in ARRAY_OPS]
+    live = [sum(r.size for r in placed if r.begin <= t < r.end) for t in range(len(nodes))]
+
+    def take(size: int, begin: int, end: int) -> bool:
+        fits = all(live[t] + size <= most for t in range(begin, end))
+        if fits:
+            for t in range(begin, end):
+                live[t] += size
+        return fits
+
+    early, longer = dict(fetched), []
+    for r in placed:
+        begin, end = r.begin, r.end
+        if r.name in fetched:
+            for at in [i for i in array if i < fetched[r.name]][-_AHEAD:]:
+                if at >= begin or take(r.size, at, begin):
+                    early[r.name], begin = at, min(at, begin)
+                    break
+        if nodes[min(end, len(nodes)) - 1].op in ARRAY_OPS:
+            after = next((i for i in array if i >= end), len(nodes))
+            if take(r.size, end, after):
+                end = after
+        longer.append(replace(r, begin=begin, end=end, address=0))
+    return early, tuple(longer)
+
+
+def _first_readers(
+    nodes: Sequence[Node], names: Mapping[str, str]
+) -> dict[str, tuple[int, str]]:
+    """Regions that nothing in the group fills, to the first node that reads them (its place) and
+    the tensor it reads."""
+    made: set[str] = set()
+    found: dict[str, tuple[int, str]] = {}
+    for place, node in enumerate(nodes):
+        if node.op == "reshape":
+            continue
+        for tensor in node.inputs:
+            if tensor in names and names[tensor] not in made:
+                found.setdefault(names[tensor], (place, tensor))
+        made |= {names[o] for o in node.outputs if o in names}
     return found
 
 
