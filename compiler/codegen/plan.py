@@ -1,32 +1,26 @@
 """What a group does with the global buffer: iterations, regions and their addresses.
 
-A region is as large as its tensor is in the largest iteration.  Regions whose lives (from the first
-node of the group that touches them to the last) do not meet may share addresses; which
-addresses they get is solved as two-dimensional packing with CP-SAT, time by address, least height.
+A region is as large as its tensor is in the largest iteration, with the zeros that convolutions
+read around it.  Regions whose lives (from the first node of the group that touches them to the
+last) do not meet may share addresses.
 """
 
 from __future__ import annotations
 
 from collections.abc import Iterable, Mapping, Sequence
 from dataclasses import dataclass, replace
-from functools import lru_cache
 from itertools import pairwise
 from math import prod
 
 from ccnn.compiler.codegen.convolution import Conv, ConvDw, ConvDx
 from ccnn.compiler.codegen.emit import CodegenError, Region, Segment, segments
+from ccnn.compiler.codegen.lives import lengthened
+from ccnn.compiler.codegen.packing import ALIGNMENT, Rectangle, pack
 from ccnn.compiler.codegen.scope import Margin, Scope, with_margin
 from ccnn.compiler.mapping import GroupDoesNotFit
 from ccnn.passes.batch_axis import BatchAxis
 from ccnn.passes.graph import Graph, Group, Node, Tensor
-from ccnn.passes.steps import ARRAY_OPS
 from ccnn.targets.program import DTYPE_BYTES, ZERO
-
-ALIGNMENT = 64
-"""Bytes; regions start at multiples of this."""
-
-_GOOD_ENOUGH = 1.04
-"""First fit is taken as it is when its height is this close to the bound of live bytes."""
 
 
 @dataclass(frozen=True)
@@ -36,17 +30,6 @@ class Run:
     part: Segment
     fresh: bool
     final: bool
-
-
-@dataclass(frozen=True)
-class Rectangle:
-    """A region's life in nodes of the group, and its size and address in bytes."""
-
-    name: str
-    begin: int
-    end: int
-    size: int
-    address: int = 0
 
 
 @dataclass(frozen=True)
@@ -138,7 +121,7 @@ def plan_group(context: Scope, group: Group, axis: BatchAxis, root: Mapping[str,
         Rectangle(f"{o}", 0, len(nodes), _bytes(graph[o].shape, context.accum)) for o in sums
     ]
     placed = pack(tuple(rectangles))
-    fetches, placed = _lengthened(context, nodes, names, placed)
+    fetches, placed = lengthened(context.machine.gbuf_bytes, nodes, names, placed)
     height = max((r.address + r.size for r in placed), default=0)
     # nodes share pipes only where engines and depths agree, so several sets stand side by side
     budget = (context.machine.gbuf_bytes - height) * 3 // 10
@@ -303,150 +286,6 @@ def _rectangles(
             begin, end = 0, len(nodes)
         found.append(Rectangle(name, begin, end, size))
     return found
-
-
-_AHEAD = 2
-"""How many array nodes before their first use regions are fetched, where there is room."""
-
-_SPARE = 0.25
-"""Share of the room left by the regions that longer lives may take."""
-
-
-def _lengthened(
-    context: Scope,
-    nodes: Sequence[Node],
-    names: Mapping[str, str],
-    placed: tuple[Rectangle, ...],
-) -> tuple[dict[int, tuple[tuple[str, str], ...]], tuple[Rectangle, ...]]:
-    """When each region that is fetched is, and all rectangles with longer lives where room allows.
-
-    A load that begins while the array still works on the nodes before hides behind them.  What the
-    array reads last is not written over before its next node, so that the vector unit need
-    not wait for it.
-    """
-    readers = _first_readers(nodes, names)
-    height = max((r.address + r.size for r in placed), default=0)
-    limit = height + int((context.machine.gbuf_bytes - height) * _SPARE)
-    early = {name: place for name, (place, _) in readers.items()}
-    for most in (limit, height, height * 9 // 10, height * 8 // 10):
-        sooner, longer = _lives(nodes, placed, early, most)
-        longer = pack(longer)
-        if max((r.address + r.size for r in longer), default=0) <= limit:
-            early, placed = sooner, longer
-            break
-    fetches: dict[int, tuple[tuple[str, str], ...]] = {}
-    for name, (place, tensor) in readers.items():
-        reader = nodes[place].name
-        fetches[early[name]] = (*fetches.get(early[name], ()), (tensor, reader))
-    return fetches, placed
-
-
-def _lives(
-    nodes: Sequence[Node], placed: Sequence[Rectangle], fetched: Mapping[str, int], most: int
-) -> tuple[dict[str, int], tuple[Rectangle, ...]]:
-    """Where regions are fetched and the longer lives of all, at most so many bytes alive at once."""
-    array = [i for i, n in enumerate(nodes) if n.op in ARRAY_OPS]
-    live = [sum(r.size for r in placed if r.begin <= t < r.end) for t in range(len(nodes))]
-
-    def take(size: int, begin: int, end: int) -> bool:
-        fits = all(live[t] + size <= most for t in range(begin, end))
-        if fits:
-            for t in range(begin, end):
-                live[t] += size
-        return fits
-
-    early, longer = dict(fetched), []
-    for r in placed:
-        begin, end = r.begin, r.end
-        if r.name in fetched:
-            for at in [i for i in array if i < fetched[r.name]][-_AHEAD:]:
-                if at >= begin or take(r.size, at, begin):
-                    early[r.name], begin = at, min(at, begin)
-                    break
-        if nodes[min(end, len(nodes)) - 1].op in ARRAY_OPS:
-            after = next((i for i in array if i >= end), len(nodes))
-            if take(r.size, end, after):
-                end = after
-        longer.append(replace(r, begin=begin, end=end, address=0))
-    return early, tuple(longer)
-
-
-def _first_readers(
-    nodes: Sequence[Node], names: Mapping[str, str]
-) -> dict[str, tuple[int, str]]:
-    """Regions that nothing in the group fills, to the first node that reads them (its place) and
-    the tensor it reads."""
-    made: set[str] = set()
-    found: dict[str, tuple[int, str]] = {}
-    for place, node in enumerate(nodes):
-        if node.op == "reshape":
-            continue
-        for tensor in node.inputs:
-            if tensor in names and names[tensor] not in made:
-                found.setdefault(names[tensor], (place, tensor))
-        made |= {names[o] for o in node.outputs if o in names}
-    return found
-
-
-def _live_bytes(rectangles: Sequence[Rectangle]) -> int:
-    """The most bytes alive at one time: no packing is lower."""
-    times = range(max((r.end for r in rectangles), default=0))
-    return max((sum(r.size for r in rectangles if r.begin <= t < r.end) for t in times), default=0)
-
-
-def _first_fit(rectangles: Sequence[Rectangle]) -> list[Rectangle]:
-    placed: list[Rectangle] = []
-    for r in sorted(rectangles, key=lambda r: (-r.size * (r.end - r.begin), -r.size, r.name)):
-        at = 0
-        for other in sorted(placed, key=lambda o: o.address):
-            if other.end <= r.begin or other.begin >= r.end:
-                continue
-            if other.address >= at + r.size:
-                break
-            at = max(at, other.address + other.size)
-        placed.append(replace(r, address=at))
-    return placed
-
-
-@lru_cache(maxsize=4096)
-def pack(rectangles: tuple[Rectangle, ...]) -> tuple[Rectangle, ...]:
-    """Addresses of least height: first fit where it comes near the bound of live bytes,
-    else CP-SAT."""
-    simple = _first_fit(rectangles)
-    bound = _live_bytes(rectangles)
-    height = max((r.address + r.size for r in simple), default=0)
-    if height <= bound * _GOOD_ENOUGH:
-        return tuple(simple)
-    return tuple(_solve(simple, bound, height))
-
-
-def _solve(simple: list[Rectangle], bound: int, height: int) -> list[Rectangle]:
-    from ortools.sat.python import cp_model
-
-    model = cp_model.CpModel()
-    unit = ALIGNMENT
-    top = model.new_int_var(bound // unit, height // unit, "height")
-    times, places, starts = [], [], []
-    for i, r in enumerate(simple):
-        size = r.size // unit
-        start = model.new_int_var(0, (height - r.size) // unit, f"a{i}")
-        model.add(start + size <= top)
-        model.add_hint(start, r.address // unit)
-        times.append(model.new_fixed_size_interval_var(r.begin, r.end - r.begin, f"t{i}"))
-        places.append(model.new_fixed_size_interval_var(start, size, f"p{i}"))
-        starts.append(start)
-    model.add_no_overlap_2d(times, places)
-    model.minimize(top)
-    solver = cp_model.CpSolver()
-    solver.parameters.num_workers = 1
-    solver.parameters.random_seed = 1
-    solver.parameters.max_deterministic_time = 0.1
-    status = solver.solve(model)
-    if status not in (cp_model.OPTIMAL, cp_model.FEASIBLE):
-        return simple
-    return [
-        replace(r, address=int(solver.value(s)) * unit) for r, s in zip(simple, starts, strict=True)
-    ]
 
 
 def regions_of(plan: GroupPlan, dtypes: Mapping[str, str], accum: str) -> dict[str, Region]:

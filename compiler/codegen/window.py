@@ -44,9 +44,7 @@ def write_window(scope: Scope, kw: KernelWriter, node: Node) -> None:
     fill = float("-inf") if maximum else 0.0
     out_bytes = sum(scope.width(o) for o in node.outputs)
     origin = tuple(Affine(-b) for b in w.before)
-    direct = x in scope.regions and not overhangs(
-        scope, x, origin, w.input_tile(space), fill
-    )
+    direct = x in scope.regions and not overhangs(scope, x, origin, w.input_tile(space), fill)
 
     def fits(tile: tuple[int, ...]) -> bool:
         read = 0 if direct else prod(w.input_tile(tile)) * scope.width(x)

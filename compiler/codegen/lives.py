@@ -1,0 +1,90 @@
+"""How long regions live: where there is room so long that loads and engines overlap."""
+
+from __future__ import annotations
+
+from collections.abc import Mapping, Sequence
+from dataclasses import replace
+
+from ccnn.compiler.codegen.packing import Rectangle, pack
+from ccnn.passes.graph import Node
+from ccnn.passes.steps import ARRAY_OPS
+
+_AHEAD = 2
+"""How many array nodes before their first use regions are fetched, where there is room."""
+
+_SPARE = 0.25
+"""Share of the room left by the regions that longer lives may take."""
+
+
+def lengthened(
+    gbuf_bytes: int,
+    nodes: Sequence[Node],
+    names: Mapping[str, str],
+    placed: tuple[Rectangle, ...],
+) -> tuple[dict[int, tuple[tuple[str, str], ...]], tuple[Rectangle, ...]]:
+    """When each region that is fetched is, and all rectangles with longer lives where room allows.
+
+    A load that begins while the array still works on the nodes before hides behind them.  What the
+    array reads last is not written over before its next node, so that the vector unit need
+    not wait for it.
+    """
+    readers = _first_readers(nodes, names)
+    height = max((r.address + r.size for r in placed), default=0)
+    limit = height + int((gbuf_bytes - height) * _SPARE)
+    early = {name: place for name, (place, _) in readers.items()}
+    for most in (limit, height, height * 9 // 10, height * 8 // 10):
+        sooner, longer = _lives(nodes, placed, early, most)
+        longer = pack(longer)
+        if max((r.address + r.size for r in longer), default=0) <= limit:
+            early, placed = sooner, longer
+            break
+    fetches: dict[int, tuple[tuple[str, str], ...]] = {}
+    for name, (place, tensor) in readers.items():
+        reader = nodes[place].name
+        fetches[early[name]] = (*fetches.get(early[name], ()), (tensor, reader))
+    return fetches, placed
+
+
+def _lives(
+    nodes: Sequence[Node], placed: Sequence[Rectangle], fetched: Mapping[str, int], most: int
+) -> tuple[dict[str, int], tuple[Rectangle, ...]]:
+    """Where regions are fetched and the longer lives of all, with at most so many bytes alive."""
+    array = [i for i, n in enumerate(nodes) if n.op in ARRAY_OPS]
+    live = [sum(r.size for r in placed if r.begin <= t < r.end) for t in range(len(nodes))]
+
+    def take(size: int, begin: int, end: int) -> bool:
+        fits = all(live[t] + size <= most for t in range(begin, end))
+        if fits:
+            for t in range(begin, end):
+                live[t] += size
+        return fits
+
+    early, longer = dict(fetched), []
+    for r in placed:
+        begin, end = r.begin, r.end
+        if r.name in fetched:
+            for at in [i for i in array if i < fetched[r.name]][-_AHEAD:]:
+                if at >= begin or take(r.size, at, begin):
+                    early[r.name], begin = at, min(at, begin)
+                    break
+        if nodes[min(end, len(nodes)) - 1].op in ARRAY_OPS:
+            after = next((i for i in array if i >= end), len(nodes))
+            if take(r.size, end, after):
+                end = after
+        longer.append(replace(r, begin=begin, end=end, address=0))
+    return early, tuple(longer)
+
+
+def _first_readers(nodes: Sequence[Node], names: Mapping[str, str]) -> dict[str, tuple[int, str]]:
+    """Regions that nothing in the group fills, to the first node that reads them (its place) and
+    the tensor it reads."""
+    made: set[str] = set()
+    found: dict[str, tuple[int, str]] = {}
+    for place, node in enumerate(nodes):
+        if node.op == "reshape":
+            continue
+        for tensor in node.inputs:
+            if tensor in names and names[tensor] not in made:
+                found.setdefault(names[tensor], (place, tensor))
+        made |= {names[o] for o in node.outputs if o in names}
+    return found
