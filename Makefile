@@ -52,7 +52,7 @@ bench: setup ## networks of the onnx package at batch 32, conventional and seria
 
 reproduce: setup ## the shipped networks against PyTorch's results, then figures of papers; tables
 	@$(BIN)/python benchmarks/reproduce.py
-	@$(BIN)/python benchmarks/flexsa.py
+	@$(BIN)/python benchmarks/flexsa.py --training
 	@$(BIN)/python benchmarks/mbs_model.py
 
 golden: setup ## renew the expected texts of the golden tests; review them in git diff

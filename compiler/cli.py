@@ -17,7 +17,7 @@ import click
 
 from ccnn.compiler.cli_insight import COMMANDS
 from ccnn.compiler.failure import MEANING, ExitCode, explain
-from ccnn.compiler.options import Settings, loudness, step_options
+from ccnn.compiler.options import Settings, cache_option, loudness, step_options
 
 _CODES = "\b\nExit codes:\n" + "\n".join(f"  {c.value:>3}  {MEANING[c]}" for c in ExitCode)
 _FILE = click.Path(path_type=Path)
@@ -260,6 +260,7 @@ def check_command(
     "--from-mapping", type=_FILE, metavar="FILE", help="Price this mapping instead of the best."
 )
 @json_option
+@cache_option
 def map_command(
     m: int,
     n: int,
@@ -270,6 +271,7 @@ def map_command(
     mapper: str,
     from_mapping: Path | None,
     as_json: bool,
+    no_cache: bool,
 ) -> None:
     """Map the GEMM result[M,N] = a[M,K] @ b[K,N] onto a machine's array.
 
@@ -281,7 +283,7 @@ def map_command(
     from ccnn.compiler.product import show_product
 
     rules = Rules(fill_drain=not no_fill_drain, ideal_memory=ideal_memory)
-    show_product((m, n, k), target, rules, mapper, from_mapping, as_json=as_json)
+    show_product((m, n, k), target, rules, mapper, from_mapping, as_json=as_json, keep=not no_cache)
 
 
 @cli.command("ops")

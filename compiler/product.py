@@ -13,6 +13,7 @@ from ccnn.compiler.failure import ExitCode, Failure
 from ccnn.compiler.files import read_bytes
 from ccnn.compiler.lists import print_json
 from ccnn.compiler.mapper.array import ArrayMapping, Product, Rules
+from ccnn.compiler.mapper.array_cache import map_products
 from ccnn.compiler.mapper.array_cost import price_cut
 from ccnn.compiler.mapper.array_search import map_product
 from ccnn.compiler.mapper.array_text import parse_cut, print_cut
@@ -31,11 +32,18 @@ def show_product(
     pinned: Path | None,
     *,
     as_json: bool,
+    keep: bool = True,
 ) -> None:
-    """Map a GEMM, or price the cut in the file `pinned`, and print what it takes."""
+    """Map a GEMM, or price the cut in the file `pinned`, and print what it takes.
+
+    `keep` finds a mapping that was solved before in the cache, and leaves it there.
+    """
     machine = load_machine(target)
     product = Product(*sizes)
-    mapping = map_product(product, machine, rules, mapper)
+    if mapper == "exact":
+        (mapping,) = map_products([product], machine, rules, keep)
+    else:
+        mapping = map_product(product, machine, rules, mapper)
     if pinned is not None:
         mapping = _pinned(pinned, product, machine, rules, mapping)
     if as_json:

@@ -6,29 +6,11 @@ the utilisations that the FlexSA paper reports.
 
 from __future__ import annotations
 
-import importlib.util
-import sys
-from pathlib import Path
-from types import ModuleType
-
+import flexsa
 import pytest
-
-FOLDER = Path(__file__).parent.parent / "benchmarks"
-
-
-def load(name: str) -> ModuleType:
-    """A module of the benchmarks, which are no package."""
-    spec = importlib.util.spec_from_file_location(name, FOLDER / f"{name}.py")
-    assert spec is not None
-    assert spec.loader is not None
-    module = importlib.util.module_from_spec(spec)
-    sys.modules[name] = module
-    spec.loader.exec_module(module)
-    return module
-
-
-gemms = load("resnet50_gemms")
-flexsa = load("flexsa")
+import resnet50_gemms
+from architectures import densenet, inception_v4, mobilenet_v2, resnet50
+from gemms import step_gemms
 
 # utilisation of 1 x 128, 4 x 64, 16 x 32, FlexSA, 4G1F; then MACs left
 REFERENCE = {
@@ -49,26 +31,39 @@ SHARES = {
 }
 
 
-def test_dense_resnet50_has_its_known_size():
-    convs, outer = gemms.dense()
-    assert len(convs) == 53
-    assert outer == 2048
-    # 4,089,184,256 multiplications in an inference, the classifier's among them
-    forward = [g for g in gemms.step_gemms(gemms.dense(), 1) if g.phase == "forward"]
-    assert sum(g.macs for g in forward) == 4_089_184_256
-    weights = sum(v.c * v.k * v.r * v.r for v in convs) + outer * 1000
-    assert weights == 25_502_912
+# convolutions, weights without biases and norms, multiplications of an inference
+SIZES = {
+    resnet50: (53, 25_502_912, 4_089_184_256),
+    inception_v4: (149, 42_615_648, 12_253_974_624),
+    lambda: densenet((6, 12, 24, 16)): (120, 7_894_208, 2_834_161_664),
+    lambda: densenet((6, 12, 64, 48)): (264, 32_938_176, 5_751_653_376),
+    mobilenet_v2: (52, 3_469_760, 300_774_272),
+    lambda: mobilenet_v2(0.75): (52, 2_608_784, 209_069_792),
+}
+
+
+@pytest.mark.parametrize("build", SIZES)
+def test_networks_have_their_known_sizes(build):
+    """As in the ONNX files that frameworks export, and each layer reads what others write."""
+    network = build()
+    assert (len(network.convs), network.weights, network.macs) == SIZES[build]
+    forward = [g for g in step_gemms(network, 1) if g.phase == "forward"]
+    assert sum(g.macs for g in forward) == network.macs
+    for v in network.convs:
+        assert v.c % v.groups == v.k % v.groups == 0
+        assert v.h in range(v.p, 2 * v.p + 8)
 
 
 def test_pruned_networks_agree_on_every_shared_tensor():
-    for ratio in gemms.RATIOS:
-        for epoch in gemms.EPOCHS:
-            convs, outer = gemms.pruned(ratio, epoch)
-            for readers, writers in gemms.nodes():
+    for ratio in resnet50_gemms.RATIOS:
+        for epoch in resnet50_gemms.EPOCHS:
+            network = resnet50_gemms.pruned(ratio, epoch)
+            convs, outer = network.convs, network.outer
+            for readers, writers in resnet50_gemms.nodes():
                 counts = {convs[i].c if i >= 0 else outer for i in readers}
                 counts |= {convs[i].k for i in writers}
                 assert len(counts) == 1, (ratio, epoch, readers, writers)
-            shared = {w for _, writers in gemms.nodes() for w in writers}
+            shared = {w for _, writers in resnet50_gemms.nodes() for w in writers}
             for i, conv in enumerate(convs[:-1]):
                 if i not in shared and i + 1 < len(convs):
                     assert conv.k == convs[i + 1].c, (ratio, epoch, i)
