@@ -27,6 +27,8 @@ from ccnn.compiler.dump import GraphDump
 from ccnn.compiler.failure import HOW_TO_REPORT, ExitCode, Failure, cannot
 from ccnn.compiler.files import output_folder, read_bytes, write_file
 from ccnn.compiler.lists import print_json
+from ccnn.compiler.mapping import Mapping as TilingMap
+from ccnn.compiler.mapping import MappingError, parse_mapping
 from ccnn.compiler.options import Settings
 from ccnn.compiler.progress import Progress, progress_on_stderr
 from ccnn.compiler.reader import ReadOptions
@@ -147,7 +149,19 @@ def compile_options(
         norm=settings.norm,
         serialize=settings.serialize,
         recompute=settings.recompute,
+        mapper=settings.mapper,
+        pinned=None if settings.from_mapping is None else read_mapping(settings.from_mapping),
     )
+
+
+def read_mapping(path: Path) -> TilingMap:
+    """The mapping in a file. Raises Failure for anything else."""
+    try:
+        return parse_mapping(read_bytes(path).decode("utf-8"))
+    except UnicodeDecodeError as error:
+        raise Failure(ExitCode.INPUT, f"{path} is not UTF-8 text; save it as UTF-8") from error
+    except MappingError as error:
+        raise Failure(ExitCode.INPUT, f"{path}: {error}") from error
 
 
 def _prove_safe(compilation: Compilation) -> None:

@@ -58,11 +58,16 @@ class CompileOptions:
     """How runs of layers go through the buffer in sub-batches; none: the conventional schedule."""
     recompute: Literal["none", "cheap", "layers"] = "none"
     """What the backward pass makes anew rather than fetches."""
+    mapper: Literal["exact", "heuristic"] = "exact"
+    """How products are cut for the array: as proven best, or by FlexSA's rule."""
+    pinned: Mapping | None = None
+    """Tilings and cuts to take as they are; what it lacks is mapped."""
 
     @property
     def conventional(self) -> CompileOptions:
         """The same step on the schedule that everything is measured against."""
-        return replace(self, norm="exact", serialize="none", recompute="none")
+        usual = replace(self, norm="exact", serialize="none", recompute="none")
+        return usual if usual == self else replace(usual, pinned=None)
 
 
 @dataclass(frozen=True)
@@ -188,7 +193,10 @@ def _map(
 
     def attempt(grouped: Graph) -> tuple[Scope, Mapping]:
         context = make_context(grouped, machine, o.dtype)
-        return context, map_graph(context, lambda done, total: tell("map", done, total))
+        mapping = map_graph(
+            context, lambda done, total: tell("map", done, total), o.mapper, o.pinned
+        )
+        return context, mapping
 
     grouped = graph
     for share in _FOR_TILES if o.serialize != "none" else ():

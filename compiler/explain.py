@@ -8,7 +8,7 @@ tilings that the mapper passed over.
 
 from __future__ import annotations
 
-from collections.abc import Mapping, Sequence
+from collections.abc import Sequence
 from dataclasses import asdict, dataclass, replace
 from difflib import get_close_matches
 from typing import Any
@@ -16,11 +16,13 @@ from typing import Any
 from ccnn.compiler.codegen import GEMMS, CodegenError, gemm_of, make_context, write_node
 from ccnn.compiler.codegen.emit import KernelWriter
 from ccnn.compiler.codegen.gemm import Gemm
+from ccnn.compiler.cut import Cut, Triple
 from ccnn.compiler.driver import Compilation
 from ccnn.compiler.failure import ExitCode, Failure
+from ccnn.compiler.mapper.cuts import choose_cuts, usable_flows
 from ccnn.compiler.mapper.price import fitting, price, traffic, work
 from ccnn.compiler.mapper.rule import choose_tiling, make_grid
-from ccnn.compiler.mapping import MappingError, Tiling
+from ccnn.compiler.mapping import Mapping, MappingError, Tiling
 from ccnn.compiler.report.detail import KernelDetail, kernel_details
 from ccnn.passes.graph import Node
 from ccnn.targets.machine import Machine
@@ -225,9 +227,15 @@ def _written(
 ) -> Kernel:
     """The kernel of a node for a machine, with the tiling given or the best one for it."""
     context = make_context(c.lowered, machine, c.options.dtype)
-    chosen = tiling or choose_tiling(gemm_of(context, node), machine)
+    gemm = gemm_of(context, node)
+    chosen = tiling or choose_tiling(gemm, machine)
+    cuts: dict[tuple[Triple, str], Cut] = {}
+    if c.options.mapper == "exact":
+        flows = usable_flows(gemm, chosen, machine, grouped=False)
+        chosen = choose_cuts(gemm, chosen, machine, cuts, flows)
     writer = KernelWriter(node.name, number, machine.gbuf_bytes)
-    write_node(context, writer, {node.name: chosen}, node, node.name)
+    mapping = Mapping(machine.name, {node.name: chosen}, {}, cuts)
+    write_node(context, writer, mapping, node, node.name)
     return writer.finish()
 
 
@@ -275,7 +283,7 @@ def next_tilings(gemm: Gemm, machine: Machine, chosen: Tiling, count: int) -> li
 
 def explanation_json(e: Explanation) -> dict[str, Any]:
     """An explanation as plain values for JSON."""
-    kernels: list[Mapping[str, Any]] = []
+    kernels: list[dict[str, Any]] = []
     for story in e.kernels:
         plain = asdict(story)
         plain["detail"].pop("events")

@@ -1,13 +1,17 @@
-"""The mapping: which tiles each GEMM is cut into, as a value that prints and parses back."""
+"""The mapping: which tiles each GEMM is cut into, as a value that prints and parses back.
+
+Behind the tilings stand the cuts of the products that tiles consist of (compiler/cut.py), each
+after an empty line.  A product without one is cut by FlexSA's rule.
+"""
 
 from __future__ import annotations
 
 from collections.abc import Mapping as MappingType
 from dataclasses import dataclass, field
 
+from ccnn.compiler.cut import FLOWS, Cut, MappingError, Triple, cut_text, read_cut
 
-class MappingError(Exception):
-    """A mapping text that cannot be read, or a node for which no tiling fits the machine."""
+__all__ = ["GroupDoesNotFit", "Mapping", "MappingError", "Tiling", "parse_mapping"]
 
 
 class GroupDoesNotFit(MappingError):
@@ -29,11 +33,14 @@ class Tiling:
     """Bytes the mapper expects to move; the executed program has the last word."""
     bound: int = 0
     """Proven: no tiling of this depth moves fewer, whatever its tile sizes and loop order."""
+    flow: str = FLOWS[0].name
+    """Which operand of its products stays in the array; compiler/cut.py lists the flows."""
 
     def __str__(self) -> str:
         tiles = " ".join(f"{name}={size}" for name, size in self.tiles)
+        flow = "" if self.flow == FLOWS[0].name else f"flow {_spelt(self.flow)} "
         return (
-            f"order {','.join(self.order)} depth {self.depth} tiles {tiles} "
+            f"order {','.join(self.order)} depth {self.depth} tiles {tiles} {flow}"
             f"dram {self.dram_bytes} bound {self.bound}"
         )
 
@@ -46,13 +53,16 @@ class Mapping:
     tilings: MappingType[str, Tiling] = field(default_factory=dict)
     rooms: MappingType[str, int] = field(default_factory=dict)
     """Group name to the bytes of buffer that the tiles of one of its nodes may take."""
+    cuts: MappingType[tuple[Triple, str], Cut] = field(default_factory=dict)
+    """M x N x K of a product and the name of its flow, to how it goes through the array."""
 
     def text(self) -> str:
-        """One line a node; `parse_mapping` reads it back."""
+        """One line a node, then the cuts; `parse_mapping` reads it back."""
         lines = [f"mapping for {self.machine}"]
         lines += [f"group {name}: room {room}" for name, room in self.rooms.items()]
         lines += [f"{name}: {tiling}" for name, tiling in self.tilings.items()]
-        return "\n".join(lines) + "\n"
+        cuts = [f"\n{cut_text(sizes, self.machine, cut)}" for (sizes, _), cut in self.cuts.items()]
+        return "\n".join(lines) + "\n" + "".join(cuts)
 
 
 def parse_mapping(text: str) -> Mapping:
@@ -60,15 +70,37 @@ def parse_mapping(text: str) -> Mapping:
     lines = text.splitlines()
     if not lines or not lines[0].startswith("mapping for "):
         raise MappingError("line 1: a mapping begins with 'mapping for MACHINE'")
-    tilings, rooms = {}, {}
-    for number, line in enumerate(lines[1:], 2):
+    machine = lines[0].removeprefix("mapping for ").strip()
+    tilings, rooms, cuts = {}, {}, {}
+    piece: list[tuple[int, str]] = []
+    for number, line in enumerate([*lines[1:], ""], 2):
         group, _, room = line.rpartition(": room ")
-        if group.startswith("group ") and room.isdigit():
+        if piece or (line.startswith("gemm ") and ": order " not in line):
+            if line.strip():
+                piece.append((number, line.strip()))
+                continue
+            sizes, name, cut = read_cut(piece)
+            if name != machine:
+                raise MappingError(
+                    f"line {piece[0][0]}: a cut for '{name[:60]}' in a mapping for '{machine}'; "
+                    "take cuts of the same machine"
+                )
+            cuts[sizes, cut.flow.name] = cut
+            piece = []
+        elif group.startswith("group ") and room.isdigit():
             rooms[group.removeprefix("group ")] = int(room)
         elif line.strip():
             name, tiling = _parse_line(number, line)
             tilings[name] = tiling
-    return Mapping(lines[0].removeprefix("mapping for ").strip(), tilings, rooms)
+    return Mapping(machine, tilings, rooms, cuts)
+
+
+def _spelt(flow: str) -> str:
+    """A flow's name as one word."""
+    return flow.replace(", ", "-").replace(" ", "-")
+
+
+_FLOWS = {_spelt(flow.name): flow.name for flow in FLOWS}
 
 
 def _parse_line(number: int, line: str) -> tuple[str, Tiling]:
@@ -78,11 +110,14 @@ def _parse_line(number: int, line: str) -> tuple[str, Tiling]:
         order = tuple(words[0].split(","))
         if words[1] != "depth" or words[3] != "tiles" or words[-4] != "dram" or not name:
             raise ValueError
-        pairs = tuple((key, int(size)) for key, size in (w.split("=") for w in words[4:-4]))
+        end, flow = len(words) - 4, FLOWS[0].name
+        if words[end - 2] == "flow":
+            end, flow = end - 2, _FLOWS[words[end - 1]]
+        pairs = tuple((key, int(size)) for key, size in (w.split("=") for w in words[4:end]))
         if {k for k, _ in pairs} != set(order) or any(size < 1 for _, size in pairs):
             raise ValueError
-        return name, Tiling(order, pairs, int(words[2]), int(words[-3]), int(words[-1]))
-    except (ValueError, IndexError):
+        return name, Tiling(order, pairs, int(words[2]), int(words[-3]), int(words[-1]), flow)
+    except (ValueError, IndexError, KeyError):
         raise MappingError(
             f"line {number}: '{line[:80]}' is not a tiling; expected "
             "'NODE: order a,b depth 2 tiles a=1 b=2 dram BYTES bound BYTES'"

@@ -9,6 +9,7 @@ import math
 from collections.abc import Callable
 from dataclasses import dataclass
 from functools import wraps
+from pathlib import Path
 from typing import Any, Literal
 
 import click
@@ -39,6 +40,8 @@ class Settings:
     norm: Literal["exact", "group", "ghost"]
     serialize: Literal["none", "full", "mbs1", "mbs2", "best"]
     recompute: Literal["none", "cheap", "layers"]
+    mapper: Literal["exact", "heuristic"]
+    from_mapping: Path | None
     assumed: tuple[str, ...]
 
 
@@ -67,6 +70,8 @@ def _settings(values: dict[str, Any]) -> Settings:
     if any(not pattern for pattern in taken["freeze"]):
         raise click.UsageError("--freeze got an empty pattern; give one such as 'features.*'")
     taken.setdefault("target", "")  # of a command that involves no machine
+    taken.setdefault("mapper", "exact")
+    taken.setdefault("from_mapping", None)
     return Settings(**taken, assumed=tuple(assumed))
 
 
@@ -168,6 +173,22 @@ _SCHEDULE = (
     ),
 )
 
+_ARRAY = (
+    click.option(
+        "--mapper",
+        type=click.Choice(("exact", "heuristic")),
+        default="exact",
+        show_default=True,
+        help="How products are cut for the array: as proven best, or by FlexSA's rule.",
+    ),
+    click.option(
+        "--from-mapping",
+        type=click.Path(path_type=Path),
+        metavar="FILE",
+        help="Take the tilings and cuts in this mapping.txt; what it lacks is mapped anew.",
+    ),
+)
+
 _TRAINING = (
     click.option(
         "--optimizer",
@@ -226,7 +247,9 @@ def step_options(
 
     Without a `machine` there is no --target, and the settings' target is ''.
     """
-    options = (*((_TARGET,) if machine else ()), _BATCH, _precision(dtype), *_TRAINING, *_SCHEDULE)
+    options = (_BATCH, _precision(dtype), *_TRAINING, *_SCHEDULE)
+    if machine:
+        options = (_TARGET, *options, *_ARRAY)
 
     def decorate(function: Callable[..., Any]) -> Callable[..., Any]:
         @wraps(function)

@@ -21,6 +21,7 @@ from ccnn.targets.program import (
     Dim,
     Drain,
     Exec,
+    ExecOS,
     Extent,
     Instruction,
     Item,
@@ -53,7 +54,7 @@ _LARGEST = 1 << 127
 _KINDS = ("wait", "signal", "release")
 _POOLS = ("strings", "numbers", "affines", "slots", "views", "matrices", "codes")
 _OPCODES: tuple[type[Instruction], ...] = (
-    Load, Store, LoadV, LoadH, Shift, Exec, Drain, Map, Reduce, Random,
+    Load, Store, LoadV, LoadH, Shift, Exec, Drain, Map, Reduce, Random, ExecOS,
 )  # fmt: skip
 _SYNC = len(_OPCODES)
 _LOOP = _SYNC + 1
@@ -379,10 +380,10 @@ class _Reader:
             return kind(node, self.slot(), self.matrix())
         if kind is Shift:
             return Shift(node, self.slot(), self.slot(), self.extent(), self.extent())
-        if kind is Exec:
+        if kind is Exec or kind is ExecOS:
             acc, moving, stationary = self.slot(), self.slot(), self.slot()
             m, k, n = self.extent(), self.extent(), self.extent()
-            return Exec(node, acc, moving, stationary, m, k, n, self.affine())
+            return kind(node, acc, moving, stationary, m, k, n, self.affine())
         if kind is Drain:
             dst, acc, accumulate = self.matrix(), self.slot(), self.affine()
             bias = self.matrix() if self.choice((False, True)) else None

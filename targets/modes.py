@@ -37,6 +37,11 @@ class Mode:
     turns: int = 1
 
     @property
+    def pace(self) -> int:
+        """Cycles a row takes in one of the mode's GEMMs: a pair's two share its turns."""
+        return -(-self.turns // 2) if self.dataflow == "pair" else self.turns
+
+    @property
     def loads(self) -> int:
         """How often a stationary block is read from the buffer for one wave."""
         return self.sub_waves if self.stationary == "copies" else 1

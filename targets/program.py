@@ -12,6 +12,7 @@ Engines            instructions                       moves
 `feed_h`           LdLBUF_H                           GBUF -> LBUF of the moving operand
 `shift`            ShiftV                             LBUF_V -> weight registers of the PEs
 `array`            ExecGEMM                           LBUF_H x PE registers -> accumulators
+                   ExecOS                             LBUF_H x LBUF_V -> accumulators
 `drain`            StLBUF                             accumulators -> GBUF
 `vector`           VMAP VRED VRAND                    GBUF -> GBUF
 
@@ -221,6 +222,16 @@ class Exec(Instruction):
 
 
 @dataclass(frozen=True)
+class ExecOS(Exec):
+    """Results stay: acc[m, n] (+)= moving[k, m]^T @ stationary[k, n], one of the k rows a cycle.
+
+    Both operands pass by, `stationary` from LBUF_V without being shifted in before.
+    """
+
+    opcode: ClassVar[str] = "ExecOS"
+
+
+@dataclass(frozen=True)
 class Drain(Instruction):
     """Window of dst (m rows x n columns) = acc (+ bias of the column) (+ dst if accumulate > 0).
 
@@ -304,7 +315,7 @@ class Loop:
 Item = Instruction | Sync | Loop
 
 INSTRUCTIONS: tuple[type[Instruction], ...] = (
-    Load, Store, LoadV, LoadH, Shift, Exec, Drain, Map, Reduce, Random,
+    Load, Store, LoadV, LoadH, Shift, Exec, Drain, Map, Reduce, Random, ExecOS,
 )  # fmt: skip
 ENGINES = ("load", "store", "feed_v", "feed_h", "shift", "array", "drain", "vector")
 SPACES = ("gbuf", "lbuf_v", "lbuf_h", "pe", "acc")

@@ -14,6 +14,7 @@ from ccnn.targets.program import (
     Code,
     Drain,
     Exec,
+    ExecOS,
     Instruction,
     Item,
     Kernel,
@@ -122,6 +123,10 @@ def _exec(words: list[str], node: int) -> Instruction:
     return Exec(node, read_slot(acc), read_slot(moving), read_slot(stationary), m, k, n, add)
 
 
+def _exec_os(words: list[str], node: int) -> Instruction:
+    return ExecOS(**vars(_exec(words, node)))
+
+
 def _drain(words: list[str], node: int) -> Instruction:
     bias = _keyed(words, "bias")
     add = read_optional(_keyed(words, "add"))
@@ -174,7 +179,8 @@ def _random(words: list[str], node: int) -> Instruction:
 
 _READERS: dict[str, Callable[[list[str], int], Instruction]] = {
     "LD": _load, "ST": _store, "LdLBUF_V": _load_v, "LdLBUF_H": _load_h, "ShiftV": _shift,
-    "ExecGEMM": _exec, "StLBUF": _drain, "VMAP": _map, "VRED": _reduce, "VRAND": _random,
+    "ExecGEMM": _exec, "ExecOS": _exec_os, "StLBUF": _drain, "VMAP": _map, "VRED": _reduce,
+    "VRAND": _random,
 }  # fmt: skip
 
 

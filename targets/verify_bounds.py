@@ -15,6 +15,7 @@ from ccnn.targets.program import (
     Dim,
     Drain,
     Exec,
+    ExecOS,
     Extent,
     Instruction,
     Kernel,
@@ -113,6 +114,7 @@ _SPACES: dict[type[Instruction], dict[str, str]] = {
     LoadH: {"dst": "lbuf_h", "src": "gbuf"},
     Shift: {"dst": "pe", "src": "lbuf_v"},
     Exec: {"acc": "acc", "moving": "lbuf_h", "stationary": "pe"},
+    ExecOS: {"acc": "acc", "moving": "lbuf_h", "stationary": "lbuf_v"},
     Drain: {"dst": "gbuf", "acc": "acc", "bias": "gbuf"},
 }
 """Space of each operand; those not named are in the gbuf."""
@@ -323,7 +325,13 @@ def _inside(start: Affine, count: Extent, dims: tuple[Dim, ...], trips: Trips) -
     return all(any(highest(end - t, trips) <= 0 for end in ends) for t in totals)
 
 
-_MODED = (LoadV, LoadH, Shift, Exec, Drain)
+_MODED = (LoadV, LoadH, Shift, Exec, ExecOS, Drain)
+_NEEDS = {
+    Shift: (("ws", "pair"), "not weight-stationary, and ShiftV is"),
+    Exec: (("ws", "pair"), "not weight-stationary, and ExecGEMM is"),
+    ExecOS: (("os", "pair"), "not output-stationary, and ExecOS is"),
+}
+"""Dataflows of the modes an instruction may have, and what is wrong with another."""
 
 
 def _array_size(i: Instruction, machine: Machine, trips: Trips) -> str | None:
@@ -331,16 +339,21 @@ def _array_size(i: Instruction, machine: Machine, trips: Trips) -> str | None:
     if i.mode and (i.mode not in machine.mode_named or not isinstance(i, _MODED)):
         return f"mode '{i.mode}' is none of this instruction on {machine.name}"
     m, mode = machine, machine.mode_named[i.mode]
-    if mode.dataflow != "ws":
-        return f"mode '{i.mode}' is not weight-stationary, and ExecGEMM is"
+    flows, wrong = _NEEDS.get(type(i), ((mode.dataflow,), ""))
+    if mode.dataflow not in flows:
+        return f"mode '{i.mode}' is {wrong}"
+    held = mode.rows if mode.dataflow == "ws" else m.rows
     sizes: list[tuple[str, Extent, int]] = []
     match i:
         case LoadV():
-            sizes = [("k", i.src.row_count, mode.rows), ("n", i.src.col_count, mode.cols)]
+            sizes = [("k", i.src.row_count, held), ("n", i.src.col_count, mode.cols)]
         case LoadH():
             sizes = [("m", i.src.row_count, m.lbuf_h_rows), ("k", i.src.col_count, mode.rows)]
         case Shift():
             sizes = [("k", i.k, mode.rows), ("n", i.n, mode.cols)]
+        case ExecOS():
+            rows, deep = min(m.acc_rows, mode.rows), min(m.rows, m.lbuf_h_rows)
+            sizes = [("m", i.m, rows), ("k", i.k, deep), ("n", i.n, mode.cols)]
         case Exec():
             rows = min(m.acc_rows, m.lbuf_h_rows)
             sizes = [("m", i.m, rows), ("k", i.k, mode.rows), ("n", i.n, mode.cols)]

@@ -57,7 +57,8 @@ def gemm_graph(m: int, n: int, k: int) -> Graph:
 
 def program_of(graph: Graph, machine: Machine = FLEX, mapping: str | None = None) -> Program:
     context = make_context(graph, machine, "float32")
-    return generate(context, parse_mapping(mapping) if mapping else map_graph(context))
+    by_rule = parse_mapping(mapping) if mapping else map_graph(context, mapper="heuristic")
+    return generate(context, by_rule)
 
 
 def in_one_tile(m: int, n: int, k: int) -> str:
@@ -146,7 +147,7 @@ def test_convolutions_in_modes(c: int, k: int, r: int, side: int):
 
 
 def test_machines_of_one_shape_name_no_mode():
-    for name in ("tiny", "wavecore", "intergrad-32"):
+    for name in ("tiny", "wavecore"):
         program = program_of(gemm_graph(20, 6, 6), load_machine(name))
         assert {wave.mode for wave in waves(program)} == {""}
 
@@ -176,9 +177,9 @@ array:
     ISW: {rows: 12, cols: 12}
 """
 SEEN = {
-    "flexsa-1g1f": {"VSW", "ISW"},  # the network has 64 channels at most
-    "ccnn-flex": {"VQW", "VIW", "IQW"},
-    "intergrad-32": {""},
+    "flexsa-1g1f": {"FW", "VSW", "ISW"},
+    "ccnn-flex": {"VQW", "VIW", "IQW", "OS"},
+    "intergrad-32": {"WS", "OS"},
     "small.yaml": {"FW", "VSW", "HSW", "ISW"},
 }
 
@@ -193,7 +194,7 @@ def test_a_network_trains_in_modes(name: str, tmp_path: Path):
     c = compile_model(model, CompileOptions(target=target, dtype="float32"))
     assert verify_program(c.program, c.machine) == []
     assert [e for e in verify_values(c) if not e.error <= e.bound] == []
-    assert {wave.mode for wave in waves(c.program)} >= SEEN[name]
+    assert {mode for mode, _ in simulate(c.program, c.machine).modes} >= SEEN[name]
 
 
 # cost

@@ -84,7 +84,7 @@ def test_expected_traffic_is_the_simulated(name, machine):
 @pytest.mark.parametrize("name", CASES)
 def test_expected_array_cycles_are_the_simulated(name, machine):
     context = make_context(CASES[name], MACHINES[machine], "float32")
-    mapping = map_graph(context)
+    mapping = map_graph(context, mapper="heuristic")
     (tiling,) = mapping.tilings.values()
     gemm = gemm_of(context, CASES[name].nodes[0])
     tables = make_tables(gemm, {n: [s] for n, s in tiling.tiles})
@@ -246,6 +246,7 @@ def test_a_long_row_is_mapped_without_looking_at_every_size():
     machine = MACHINES["tiny"]
     context = make_context(graph, machine, "float32")
     assert useful_sizes(gemm_of(context, graph.nodes[0])) is None
-    (tiling,) = map_graph(context).tilings.values()
-    trace = simulate(generate(context, Mapping(machine.name, {"conv": tiling})), machine)
+    mapping = map_graph(context)
+    (tiling,) = mapping.tilings.values()
+    trace = simulate(generate(context, mapping), machine)
     assert tiling.bound <= tiling.dram_bytes == trace.dram_bytes

@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 from collections.abc import Callable
-from collections.abc import Mapping as MappingType
 from dataclasses import replace
 
 from ccnn.compiler.codegen.bring import overhangs
@@ -26,7 +25,7 @@ from ccnn.compiler.codegen.plan import GroupPlan, plan_group
 from ccnn.compiler.codegen.scope import Scope, alone
 from ccnn.compiler.codegen.vector import write_map, write_random, write_reduce
 from ccnn.compiler.codegen.window import write_window, write_window_gradient
-from ccnn.compiler.mapping import Mapping, Tiling
+from ccnn.compiler.mapping import Mapping
 from ccnn.passes.batch_axis import batch_axis
 from ccnn.passes.graph import Graph, Node
 from ccnn.targets.machine import Machine
@@ -123,7 +122,7 @@ def generate(context: Scope, mapping: Mapping, name: str = "") -> Program:
             kernels.append(_kernel(context, mapping, node, numbers[node.name]))
         elif node is next(n for n in plan.nodes if n.op not in FREE):
             plan = replace(plan, budget=mapping.rooms.get(plan.name, plan.budget))
-            kernels.append(group_kernel(context, mapping.tilings, plan, numbers))
+            kernels.append(group_kernel(context, mapping, plan, numbers))
     dtype = next(d for d, a in PRECISIONS.values() if _matches(context, d, a))
     return Program(
         name or graph.name, context.machine.name, dtype, context.accum, dram, tensors,
@@ -145,14 +144,10 @@ def _matches(context: Scope, dtype: str, accum: str) -> bool:
     return accum == context.accum and (not used or used == {dtype})
 
 
-def write_node(
-    scope: Scope, kw: KernelWriter, tilings: MappingType[str, Tiling], node: Node, key: str
-) -> None:
+def write_node(scope: Scope, kw: KernelWriter, mapping: Mapping, node: Node, key: str) -> None:
     """Append the code of one node to a kernel; `key` names its tiling."""
     if node.op in GEMMS:
-        tiling = tilings[key]
-        choice = tiling.order, dict(tiling.tiles), tiling.depth
-        write_gemm(gemm_of(scope, node), kw, scope, choice)
+        write_gemm(gemm_of(scope, node), kw, scope, mapping.tilings[key], mapping.cuts)
     elif node.op in KERNELS:
         KERNELS[node.op](scope, kw, node)
     else:
@@ -161,7 +156,7 @@ def write_node(
 
 def _kernel(context: Scope, mapping: Mapping, node: Node, number: int) -> Kernel:
     kw = KernelWriter(node.name, number, context.machine.gbuf_bytes)
-    write_node(context, kw, mapping.tilings, node, node.name)
+    write_node(context, kw, mapping, node, node.name)
     return kw.finish()
 
 
@@ -171,7 +166,7 @@ def tiling_key(node: Node, plan: GroupPlan, samples: int) -> str:
 
 
 def group_kernel(
-    context: Scope, tilings: MappingType[str, Tiling], plan: GroupPlan, numbers: dict[str, int]
+    context: Scope, mapping: Mapping, plan: GroupPlan, numbers: dict[str, int]
 ) -> Kernel:
     """The kernel of a group; raises CodegenError when its buffers do not fit together."""
     rows = plan.axis.rows
@@ -181,6 +176,6 @@ def group_kernel(
         size = plan.runs[0].part.size
         if tensor:
             size = int(scope.graph[tensor].shape[0] / rows[tensor])
-        write_node(scope, kw, tilings, node, tiling_key(node, plan, size))
+        write_node(scope, kw, mapping, node, tiling_key(node, plan, size))
 
     return write_group(context, plan, numbers, write, plan.roots)

@@ -8,7 +8,7 @@ of a group are kept, or fetched, added to and put back.
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+from collections.abc import Mapping
 from math import prod
 
 from ccnn.compiler.codegen.bring import bring, giver_of, overhangs
@@ -17,17 +17,21 @@ from ccnn.compiler.codegen.gemm import Gemm, plain
 from ccnn.compiler.codegen.nest import Hook, Position, Tile, placement, walk
 from ccnn.compiler.codegen.place import Held
 from ccnn.compiler.codegen.scope import Scope, dense, view_of
-from ccnn.compiler.codegen.waves import Block, declare_array, write_waves
+from ccnn.compiler.codegen.waves import Block, Wanted, declare_array, exchanges, write_waves
+from ccnn.compiler.cut import Cut, Triple, flow_named
+from ccnn.compiler.mapping import Tiling
 from ccnn.targets.program import ZERO, Affine, Load, Map, Store, View
 
 Starts = tuple[Affine, ...]
+Cuts = Mapping[tuple[Triple, str], Cut]
+"""As in `compiler.mapping.Mapping`."""
+_FEEDS = ("feed_h", "feed_v")
+"""What reads the operands moving and stationary."""
 
 
-def write_gemm(
-    gemm: Gemm, kw: KernelWriter, scope: Scope, choice: tuple[Sequence[str], Tile, int]
-) -> None:
-    """Write the code of a GEMM; choice is loop order, tile sizes and slots per buffer."""
-    _Writer(gemm, kw, scope, *choice).write()
+def write_gemm(gemm: Gemm, kw: KernelWriter, scope: Scope, tiling: Tiling, cuts: Cuts) -> None:
+    """Write the code of a GEMM by its tiling and the cuts of the products it consists of."""
+    _Writer(gemm, kw, scope, tiling, cuts).write()
 
 
 class _Writer:
@@ -36,18 +40,20 @@ class _Writer:
         gemm: Gemm,
         kw: KernelWriter,
         scope: Scope,
-        order: Sequence[str],
-        tile: Tile,
-        depth: int,
+        tiling: Tiling,
+        cuts: Cuts,
     ) -> None:
-        self.g, self.kw, self.scope, self.tile = gemm, kw, scope, tile
-        self.levels = [gemm.levels[name] for name in order]
+        self.g, self.kw, self.scope = gemm, kw, scope
+        self.tile: Tile = dict(tiling.tiles)
+        self.cuts, self.flow = cuts, tiling.flow
+        self.feeds = ("feed_v", "feed_h") if exchanges(flow_named(self.flow)) else _FEEDS
+        self.levels = [gemm.levels[name] for name in tiling.order]
         self.held: dict[str, Held] = {}
-        self.shapes = gemm.tile_shapes(tile)
-        self.slots = gemm.slots(order, tile, depth)
+        self.shapes = gemm.tile_shapes(self.tile)
+        self.slots = gemm.slots(tiling.order, self.tile, tiling.depth)
         self.resident = gemm.out in scope.regions
         self.summed = scope.summed(gemm.out)
-        self.converts = gemm.converts(tile) or self.summed
+        self.converts = gemm.converts(self.tile) or self.summed
         declare_array(kw, scope.machine, gemm.dtypes[gemm.tensors["moving"]], gemm.accum)
 
     def pipe(self, name: str, dtype: str, size: int, slots: int, giver: str, taker: str) -> Pipe:
@@ -56,8 +62,8 @@ class _Writer:
     def write(self) -> None:
         g = self.g
         hooks = [
-            self.fetch("moving", "feed_h", g.moving_on),
-            self.fetch("stationary", "feed_v", g.stationary_on),
+            self.fetch("moving", self.feeds[0], g.moving_on),
+            self.fetch("stationary", self.feeds[1], g.stationary_on),
         ]
         if g.bias:
             hooks.append(self.fetch("bias", "vector" if self.converts else "drain", g.bias_on))
@@ -175,9 +181,9 @@ class _Writer:
                 if self.g.bias and not self.converts:
                     bias = held["bias"]
                     extra = bias.block(plain((1, 0)), plain((shape[1], 1)), column)
-                write_waves(
-                    self.kw, self.scope.machine, moving, stationary, result, shape, first, extra
-                )
+                wanted = Wanted(moving, stationary, result, shape, first, extra)
+                cut = self.cuts.get((shape, self.flow))
+                write_waves(self.kw, self.scope.machine, wanted, self.flow, cut)
 
     def close_result(self, position: Position) -> None:
         kw, g, scope = self.kw, self.g, self.scope

@@ -1,17 +1,21 @@
 """A GEMM whose operands lie in the global buffer, as waves through the array.
 
-Weight-stationary, blocked as WaveCore does it: for each block of `acc_rows` x `cols` results the
-reduction runs in steps of `rows`; each step shifts a block of the stationary operand into the PEs
-and streams the moving operand through.  Where the array has several modes, each step runs in the
-one with most sub-waves that holds its block (FlexSA's rule).
+Weight-stationary: for each block of results the reduction runs in steps; each step shifts a block
+of the stationary operand into the PEs and streams the moving operand through.  A cut says how long
+waves are, how wide and deep blocks, and in which mode each runs.  Without one the array is blocked
+as WaveCore does it, `acc_rows` x `cols` results in steps of `rows`, and where it has several modes
+each step runs in the one with most sub-waves that holds its block (FlexSA's rule).
+
+Output-stationary: a block of results is held, and both operands stream through in steps.
 """
 
 from __future__ import annotations
 
-from collections.abc import Iterator
+from collections.abc import Iterator, Sequence
 from dataclasses import dataclass
 
-from ccnn.compiler.codegen.emit import KernelWriter, Region, Ticket, merge, slot
+from ccnn.compiler.codegen.emit import CodegenError, KernelWriter, Region, Ticket, merge, slot
+from ccnn.compiler.cut import FLOWS, Cut, Flow, Run, Triple, triple_text
 from ccnn.targets.machine import Machine
 from ccnn.targets.modes import best_mode
 from ccnn.targets.program import (
@@ -20,6 +24,7 @@ from ccnn.targets.program import (
     Dim,
     Drain,
     Exec,
+    ExecOS,
     Extent,
     LoadH,
     LoadV,
@@ -36,6 +41,11 @@ class Block:
     rows: tuple[Dim, ...]
     cols: tuple[Dim, ...]
     offset: Affine = ZERO
+
+    @property
+    def transposed(self) -> Block:
+        """The same words, rows and columns exchanged."""
+        return Block(self.ticket, self.cols, self.rows, self.offset)
 
     def window(self, r0: Affine, r: Extent, c0: Affine, c: Extent) -> Matrix:
         """A window of it as an instruction operand."""
@@ -55,68 +65,95 @@ def declare_array(kw: KernelWriter, machine: Machine, dtype: str, accum: str) ->
     kw.pipe("acc", "acc", accum, machine.acc_rows * machine.cols, machine.acc_slots)
 
 
-def _tiles(total: int, tile: int, index: Affine) -> tuple[Affine, Extent]:
-    if total <= tile:
-        return ZERO, Extent(total)
-    start = index * tile
-    if total % tile == 0:
-        return start, Extent(tile)
-    return start, Extent(tile, Affine(total) - start)
+Piece = tuple[Affine, Extent, Affine]
+"""Where a stretch starts, how long it is, and what is above 0 for all but the first."""
 
 
-def _pieces(
-    kw: KernelWriter, total: int, tile: int, peel: bool
-) -> Iterator[tuple[Affine, Extent, Affine]]:
-    """Loops over the tiles of a total: (start, size, above 0 but for the first).
+def _along(kw: KernelWriter, pieces: Sequence[tuple[int, int]]) -> Iterator[Piece]:
+    """Loops over (size, count) one behind the other."""
+    base = 0
+    for size, count in pieces:
+        with kw.loop(count) as index:
+            yield index * size + base, Extent(size), index + int(base > 0)
+        base += size * count
 
-    With `peel` what is left at the end stands in code of its own, as its mode may be another.
-    """
-    full = total // tile if peel else -(-total // tile)
-    if full:
-        with kw.loop(full) as index:
-            start, size = _tiles(full * tile if peel else total, tile, index)
-            yield start, size, index
-    if peel and total % tile:
-        yield Affine(full * tile), Extent(total % tile), Affine(min(full, 1))
+
+def _even(kw: KernelWriter, total: int, tile: int) -> Iterator[Piece]:
+    """One loop over tiles, the last of which may be smaller."""
+    with kw.loop(-(-total // tile)) as index:
+        start = index * tile if total > tile else ZERO
+        rest = Affine(total) - start if total > tile and total % tile else None
+        yield start, Extent(min(total, tile), rest), index
+
+
+def _edges(total: int, tile: int) -> list[tuple[int, int]]:
+    """(size, count): full tiles, then the rest."""
+    full, rest = divmod(total, tile)
+    return [(size, count) for size, count in ((tile, full), (rest, 1)) if count and size]
+
+
+@dataclass(frozen=True)
+class Wanted:
+    """What is to be multiplied: result[M, N] (+)= moving[M, K] @ stationary[K, N] (+ bias[N])."""
+
+    moving: Block
+    stationary: Block
+    result: Block
+    shape: Triple
+    accumulate: Affine = ZERO
+    """Adds to what result holds when this is above 0."""
+    bias: Block | None = None
+
+    @property
+    def transposed(self) -> Wanted:
+        """The same the other way round: result[N, M] (+)= stationary^T @ moving^T."""
+        if self.bias:
+            raise CodegenError("a bias goes with columns of the result; let b stay in the array")
+        m, n, k = self.shape
+        blocks = self.stationary.transposed, self.moving.transposed, self.result.transposed
+        return Wanted(*blocks, (n, m, k), self.accumulate)
+
+
+def exchanges(flow: Flow) -> bool:
+    """True when a stands where b usually does: the feeds then read each other's operands."""
+    return flow.width == 0
 
 
 def write_waves(
-    kw: KernelWriter,
-    machine: Machine,
-    moving: Block,
-    stationary: Block,
-    result: Block,
-    shape: tuple[int, int, int],
-    accumulate: Affine = ZERO,
-    bias: Block | None = None,
-) -> None:
-    """result[M, N] (+)= moving[M, K] @ stationary[K, N] (+ bias[N]); shape is (M, N, K).
-
-    Adds to what result holds when `accumulate` > 0.  The caller holds tokens for all operands:
-    feed_h reads moving, feed_v reads stationary, drain writes result and reads bias.
+    kw: KernelWriter, machine: Machine, wanted: Wanted, flow: str = FLOWS[0].name,
+    cut: Cut | None = None,
+) -> None:  # fmt: skip
+    """Write a product; the caller holds tokens for all operands: feed_h reads moving, feed_v reads
+    stationary (or the other way round, see `exchanges`), drain writes result and reads bias.
     """
-    m_total, n_total, k_total = shape
+    if cut is None and flow != FLOWS[0].name:
+        raise CodegenError(
+            f"'{kw.name}': the mapping has no cut for {triple_text(wanted.shape)} with flow "
+            f"'{flow}'; add one, or leave the flow out"
+        )
+    if cut is not None and exchanges(cut.flow):
+        wanted = wanted.transposed
+    if cut is not None and cut.flow.dataflow == "os":
+        _write_results_stay(kw, machine, wanted, cut)
+    else:
+        _write_stationary(kw, machine, wanted, cut)
+
+
+def _write_stationary(kw: KernelWriter, machine: Machine, wanted: Wanted, cut: Cut | None) -> None:
+    """Weight-stationary waves."""
+    m_total, n_total, k_total = wanted.shape
     v, h, pe, acc = (kw.pipes[name] for name in ("v", "h", "pe", "acc"))
-    node = kw.node
-
-    def blocks(total: int, tile: int) -> int:
-        return -(-total // tile)
-
-    flexible = len([mode for mode in machine.modes if mode.dataflow == "ws"]) > 1
-    m_tile = machine.acc_rows
-    with kw.loop(blocks(m_total, m_tile)) as mi:
-        m0, m = _tiles(m_total, m_tile, mi)
-        for n0, n, _ in _pieces(kw, n_total, machine.cols, flexible):
+    node, mode = kw.node, ""
+    waves = _along(kw, cut.waves) if cut else _even(kw, m_total, machine.acc_rows)
+    for m0, m, _ in waves:
+        for n0, n, runs in _strips(kw, machine, n_total, cut):
             sums = kw.fill(acc, "array")
-            mode = ""
-            for k0, k, down in _pieces(kw, k_total, machine.rows, flexible):
-                if flexible:
-                    mode = best_mode(machine.modes, k.size, n.size).name
+            for k0, k, down, mode in _blocks(kw, machine, (k_total, n.size), runs):
                 tv = kw.fill(v, "feed_v")
-                kw.emit(LoadV(node, slot(tv), stationary.window(k0, k, n0, n), mode=mode))
+                kw.emit(LoadV(node, slot(tv), wanted.stationary.window(k0, k, n0, n), mode=mode))
                 kw.filled(v, "feed_v")
                 th = kw.fill(h, "feed_h")
-                kw.emit(LoadH(node, slot(th), moving.window(m0, m, k0, k), mode=mode))
+                kw.emit(LoadH(node, slot(th), wanted.moving.window(m0, m, k0, k), mode=mode))
                 kw.filled(h, "feed_h")
                 kw.take(v, "shift")
                 tp = kw.fill(pe, "shift")
@@ -128,9 +165,83 @@ def write_waves(
                 kw.emit(Exec(node, slot(sums), slot(th), slot(tp), m, k, n, down, mode=mode))
                 kw.done(h, "array")
                 kw.done(pe, "array")
-            kw.filled(acc, "array")
-            kw.take(acc, "drain")
-            window = result.window(m0, m, n0, n)
-            extra = bias.window(ZERO, Extent(1), n0, n) if bias else None
-            kw.emit(Drain(node, window, slot(sums), accumulate, extra, mode=mode))
-            kw.done(acc, "drain")
+            _drain(kw, sums, wanted, ((m0, m), (n0, n)), mode)
+
+
+def _write_results_stay(kw: KernelWriter, machine: Machine, wanted: Wanted, cut: Cut) -> None:
+    """Output-stationary: both operands stream past each block of results in steps."""
+    m_total, n_total, k_total = wanted.shape
+    v, h, acc = (kw.pipes[name] for name in ("v", "h", "acc"))
+    node, steps = kw.node, _edges(k_total, min(machine.rows, machine.lbuf_h_rows))
+    passing = wanted.moving.transposed
+    for n0, n, runs in _strips(kw, machine, n_total, cut):
+        for m0, m, _, mode in _blocks(kw, machine, (m_total, n.size), runs):
+            sums = kw.fill(acc, "array")
+            for k0, k, later in _along(kw, steps):
+                tv = kw.fill(v, "feed_v")
+                kw.emit(LoadV(node, slot(tv), wanted.stationary.window(k0, k, n0, n), mode=mode))
+                kw.filled(v, "feed_v")
+                th = kw.fill(h, "feed_h")
+                kw.emit(LoadH(node, slot(th), passing.window(k0, k, m0, m), mode=mode))
+                kw.filled(h, "feed_h")
+                kw.take(v, "array")
+                kw.take(h, "array")
+                kw.emit(ExecOS(node, slot(sums), slot(th), slot(tv), m, k, n, later, mode=mode))
+                kw.done(h, "array")
+                kw.done(v, "array")
+            _drain(kw, sums, wanted, ((m0, m), (n0, n)), mode)
+
+
+def _drain(
+    kw: KernelWriter,
+    sums: Ticket,
+    wanted: Wanted,
+    window: tuple[tuple[Affine, Extent], tuple[Affine, Extent]],
+    mode: str,
+) -> None:
+    """A finished block of results to where it belongs."""
+    (m0, m), (n0, n) = window
+    kw.filled(sums.pipe, "array")
+    kw.take(sums.pipe, "drain")
+    extra = wanted.bias.window(ZERO, Extent(1), n0, n) if wanted.bias else None
+    where = wanted.result.window(m0, m, n0, n)
+    kw.emit(Drain(kw.node, where, slot(sums), wanted.accumulate, extra, mode=mode))
+    kw.done(sums.pipe, "drain")
+
+
+def _strips(
+    kw: KernelWriter, machine: Machine, total: int, cut: Cut | None
+) -> Iterator[tuple[Affine, Extent, tuple[Run, ...]]]:
+    """Where each strip of the width is, and how its depth is cut (empty: by the rule)."""
+    if cut is None:
+        # in modes what is left at the end stands in code of its own: its mode may be another
+        by_rule = _along(kw, _edges(total, machine.cols))
+        for start, size, _ in by_rule if machine.modes else _even(kw, total, machine.cols):
+            yield start, size, ()
+        return
+    base = 0
+    for strip in cut.strips:
+        with kw.loop(strip.count) as index:
+            yield index * strip.width + base, Extent(strip.width), strip.runs
+        base += strip.width * strip.count
+
+
+def _blocks(
+    kw: KernelWriter, machine: Machine, sizes: tuple[int, int], runs: tuple[Run, ...]
+) -> Iterator[tuple[Affine, Extent, Affine, str]]:
+    """Where each block of a strip's depth is, what is above 0 for all but the first, its mode."""
+    total, width = sizes
+    if not runs and not machine.modes:
+        yield from ((*piece, "") for piece in _even(kw, total, machine.rows))
+        return
+    if not runs:
+        runs = tuple(
+            Run(best_mode(machine.modes, depth, width).name, depth, count)
+            for depth, count in _edges(total, machine.rows)
+        )
+    base = 0
+    for run in runs:
+        with kw.loop(run.count) as index:
+            mode = run.mode if machine.modes else ""
+            yield index * run.depth + base, Extent(run.depth), index + int(base > 0), mode
+        base += run.depth * run.count

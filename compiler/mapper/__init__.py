@@ -2,8 +2,8 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable
-from dataclasses import replace
+from collections.abc import Callable, Iterator, Sequence
+from dataclasses import dataclass, field, replace
 
 from ccnn.compiler.codegen import GEMMS, gemm_of, group_kernel, plan_groups, tiling_key
 from ccnn.compiler.codegen.emit import CodegenError
@@ -11,9 +11,13 @@ from ccnn.compiler.codegen.gemm import Gemm
 from ccnn.compiler.codegen.group import group_scope
 from ccnn.compiler.codegen.plan import GroupPlan
 from ccnn.compiler.codegen.scope import Scope
+from ccnn.compiler.cut import FLOWS, Cut, Flow, Triple, flow_named
+from ccnn.compiler.mapper.cuts import choose_cuts, tile_products, usable_flows
+from ccnn.compiler.mapper.pinned import check_pinned, pinned_tiling
 from ccnn.compiler.mapper.rule import choose_tiling
 from ccnn.compiler.mapping import GroupDoesNotFit, Mapping, MappingError, Tiling, parse_mapping
 from ccnn.passes.graph import Node
+from ccnn.targets.machine import Machine
 
 __all__ = ["Mapping", "MappingError", "Tiling", "map_graph", "parse_mapping"]
 
@@ -31,59 +35,102 @@ def signature(gemm: Gemm) -> tuple[object, ...]:
     return (node.op, node.attrs, shapes, dtypes, bool(gemm.bias), levels, gemm.staying)
 
 
-def map_graph(context: Scope, progress: Callable[[int, int], None] | None = None) -> Mapping:
+def map_graph(
+    context: Scope,
+    progress: Callable[[int, int], None] | None = None,
+    mapper: str = "exact",
+    pinned: Mapping | None = None,
+) -> Mapping:
     """A tiling for every GEMM of the graph; raises MappingError when one cannot fit.
 
     The nodes of a group share the buffer with what stays in it: the room for their tiles is
-    lowered until the group's kernel fits.
+    lowered until the group's kernel fits.  The `mapper` cuts each product for the array: 'exact'
+    as proven best, 'heuristic' by FlexSA's rule, which needs no cuts written down.  Tilings, cuts
+    and rooms that `pinned` has are taken as they are; MappingError when they cannot be.
     """
-    solved: dict[tuple[object, ...], Tiling] = {}
+    search = _Search(mapper == "exact", pinned or Mapping(context.machine.name))
     tilings: dict[str, Tiling] = {}
     rooms: dict[str, int] = {}
     plans = plan_groups(context)
     grouped = {n.name for plan in plans for n in plan.nodes}
     alone = [n for n in context.graph.nodes if n.op in GEMMS and n.name not in grouped]
+    if pinned is not None:
+        keys = [key for plan in plans for key in _keys(plan)]
+        check_pinned(pinned, context.machine, [*keys, *(n.name for n in alone)])
     total = len(plans) + len(alone)
     for done, plan in enumerate(plans):
-        found, rooms[plan.name] = _map_group(context, plan, solved)
+        found, rooms[plan.name] = _map_group(context, plan, search)
         tilings |= found
         if progress:
             progress(done + 1, total)
     for done, node in enumerate(alone, len(plans)):
-        tilings[node.name] = _tiling(context, node, context.machine.gbuf_bytes, solved)
+        tilings[node.name] = search.tiling(context, node, context.machine.gbuf_bytes, node.name)
         if progress:
             progress(done + 1, total)
-    return Mapping(context.machine.name, tilings, rooms)
+    return Mapping(context.machine.name, tilings, rooms, search.cuts)
 
 
-def _tiling(
-    scope: Scope, node: Node, room: int, solved: dict[tuple[object, ...], Tiling]
-) -> Tiling:
-    gemm = gemm_of(scope, node)
-    key = (*signature(gemm), room)
-    if key not in solved:
-        solved[key] = choose_tiling(gemm, replace(scope.machine, gbuf_bytes=room))
-    return solved[key]
+@dataclass
+class _Search:
+    """What is known so far: identical problems are solved once."""
+
+    exact: bool
+    pinned: Mapping
+    solved: dict[tuple[object, ...], Tiling] = field(default_factory=dict)
+    cuts: dict[tuple[Triple, str], Cut] = field(default_factory=dict)
+
+    def tiling(
+        self, scope: Scope, node: Node, room: int, name: str, grouped: bool = False
+    ) -> Tiling:
+        """The tiling of a node in so many bytes of buffer, `name`d in the mapping; its products
+        are added to the cuts."""
+        gemm = gemm_of(scope, node)
+        tiling = pinned_tiling(gemm, name, scope.machine, self.pinned, grouped)
+        if tiling is not None:
+            return self.cut(gemm, tiling, scope.machine, (flow_named(tiling.flow),))
+        key = (*signature(gemm), room, grouped)
+        if key not in self.solved:
+            tiling = choose_tiling(gemm, replace(scope.machine, gbuf_bytes=room))
+            flows = usable_flows(gemm, tiling, scope.machine, grouped)
+            self.solved[key] = self.cut(gemm, tiling, scope.machine, flows)
+        return self.solved[key]
+
+    def cut(self, gemm: Gemm, tiling: Tiling, machine: Machine, flows: Sequence[Flow]) -> Tiling:
+        """The tiling with the best of the flows."""
+        if not self.exact and tiling.flow == FLOWS[0].name:
+            wanted = {
+                s: self.pinned.cuts.get((s, tiling.flow)) for s in tile_products(gemm, tiling)
+            }
+            self.cuts |= {(s, tiling.flow): cut for s, cut in wanted.items() if cut}
+            return tiling
+        return choose_cuts(gemm, tiling, machine, self.cuts, flows, self.pinned.cuts)
 
 
-def _map_group(
-    context: Scope, plan: GroupPlan, solved: dict[tuple[object, ...], Tiling]
-) -> tuple[dict[str, Tiling], int]:
+def _keys(plan: GroupPlan) -> Iterator[str]:
+    """What the tilings of a group's nodes are called."""
+    for size in dict.fromkeys(r.part.size for r in plan.runs):
+        yield from (tiling_key(n, plan, size) for n in plan.nodes if n.op in GEMMS)
+
+
+def _map_group(context: Scope, plan: GroupPlan, search: _Search) -> tuple[dict[str, Tiling], int]:
     """Tilings for the nodes of a group and the room they were given."""
     samples = list(dict.fromkeys(r.part.size for r in plan.runs))
     numbers = dict.fromkeys((n.name for n in plan.nodes), 0)
     scopes = {size: group_scope(context, plan, size) for size in samples}
+    rooms = [int(plan.budget * _LESS**attempt) for attempt in range(_ATTEMPTS)]
+    if plan.name in search.pinned.rooms:
+        rooms = [search.pinned.rooms[plan.name]]
     last: Exception | None = None
-    for attempt in range(_ATTEMPTS):
-        room = int(plan.budget * _LESS**attempt)
+    for room in rooms:
         try:
-            tilings = {
-                tiling_key(n, plan, size): _tiling(scopes[size], n, room, solved)
-                for size in samples
-                for n in plan.nodes
-                if n.op in GEMMS
-            }
-            group_kernel(context, tilings, replace(plan, budget=room), numbers)
+            tilings = {}
+            for size in samples:
+                for n in plan.nodes:
+                    if n.op in GEMMS:
+                        name = tiling_key(n, plan, size)
+                        tilings[name] = search.tiling(scopes[size], n, room, name, grouped=True)
+            mapping = Mapping(context.machine.name, tilings, {}, search.cuts)
+            group_kernel(context, mapping, replace(plan, budget=room), numbers)
             return tilings, room
         except (CodegenError, MappingError) as error:
             last = error

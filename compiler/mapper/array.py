@@ -1,11 +1,7 @@
 """One GEMM on the array: the values that say how it is cut, and what that costs.
 
-result[M, N] = a[M, K] @ b[K, N].  A *flow* says which of the three dimensions streams through the
-array (its length), which lies across its columns (width) and which down its rows (depth).  Each
-of the machine's arrays gets an equal *part*.  A part's width is cut into *strips*, each strip's
-depth into *blocks* with a mode of their own, and its length into *waves*.
-
-Cycles of a block in mode d, over all waves of m_i rows, with a second weight register:
+What a cut is says compiler/cut.py.  Cycles of a block in mode d, over all waves of m_i rows,
+with a second weight register:
 
     sum over i of max(ceil(m_i / sub_waves), shift)      shift: rows of the block
 
@@ -19,14 +15,9 @@ from collections.abc import Iterator
 from dataclasses import dataclass, replace
 from fractions import Fraction
 
-from ccnn.compiler.mapping import MappingError
+from ccnn.compiler.cut import FLOWS, Cut, Flow, MappingError, Triple, Waves
 from ccnn.targets.machine import Machine
 from ccnn.targets.modes import Mode
-
-Triple = tuple[int, int, int]
-"""Something for each of M, N and K."""
-Waves = tuple[tuple[int, int], ...]
-"""(moving rows, how many waves of that length), in order."""
 
 LARGEST = 2**31 - 1
 """Largest dimension of a GEMM; keeps every sum of cycles within the solver's integers."""
@@ -79,91 +70,6 @@ class Rules:
     """The arrays share the cycles of the whole GEMM evenly, without being given parts of it."""
     word_bytes: int = 2
     sum_bytes: int = 4
-
-
-@dataclass(frozen=True)
-class Flow:
-    """Which dimension streams, lies across and lies down: indices into (M, N, K)."""
-
-    name: str
-    dataflow: str
-    length: int
-    width: int
-    depth: int
-
-    def of(self, sizes: Triple) -> Triple:
-        """(length, width, depth) of a GEMM."""
-        return sizes[self.length], sizes[self.width], sizes[self.depth]
-
-
-FLOWS = (
-    Flow("b stays", "ws", 0, 1, 2),
-    Flow("a stays", "ws", 1, 0, 2),
-    Flow("result stays", "os", 2, 1, 0),
-    Flow("result stays, transposed", "os", 2, 0, 1),
-)
-"""The paper's own first: activations stream past weights."""
-
-
-@dataclass(frozen=True)
-class Run:
-    """`count` blocks of a strip's depth, alike."""
-
-    mode: str
-    depth: int
-    count: int
-    cycles: int
-    """Of one block, over all waves."""
-
-
-@dataclass(frozen=True)
-class Strip:
-    """`count` strips of a part's width, alike."""
-
-    width: int
-    count: int
-    runs: tuple[Run, ...]
-
-    @property
-    def cycles(self) -> int:
-        """Of one strip."""
-        return sum(run.count * run.cycles for run in self.runs)
-
-    @property
-    def blocks(self) -> int:
-        """Blocks of one strip."""
-        return sum(run.count for run in self.runs)
-
-
-@dataclass(frozen=True)
-class Cut:
-    """How a part of the GEMM is cut, the same on every array."""
-
-    flow: Flow
-    groups: Triple
-    """Parts that M, N and K are split into over the groups."""
-    units: Triple
-    """The same over the units of each group."""
-    part: Triple
-    """M, N and K of the largest part."""
-    waves: Waves
-    strips: tuple[Strip, ...]
-
-    @property
-    def cycles(self) -> int:
-        """Cycles the array is busy with the part."""
-        return sum(strip.count * strip.cycles for strip in self.strips)
-
-    @property
-    def strip_count(self) -> int:
-        """Strips of the part."""
-        return sum(strip.count for strip in self.strips)
-
-    @property
-    def split(self) -> Triple:
-        """Parts of M, N and K over all arrays."""
-        g, u = self.groups, self.units
-        return g[0] * u[0], g[1] * u[1], g[2] * u[2]
 
 
 @dataclass(frozen=True)
@@ -260,14 +166,6 @@ def triples(count: int) -> Iterator[Triple]:
     for m in reversed(divisors):
         for k in (d for d in reversed(divisors) if count % (m * d) == 0):
             yield m, count // (m * k), k
-
-
-def part_of(sizes: Triple, *splits: Triple) -> Triple:
-    """The largest part of a GEMM split once or several times over."""
-    m, n, k = sizes
-    for split in splits:
-        m, n, k = -(-m // split[0]), -(-n // split[1]), -(-k // split[2])
-    return m, n, k
 
 
 def with_bound(mapping: ArrayMapping, bound: int) -> ArrayMapping:

@@ -10,10 +10,9 @@ from __future__ import annotations
 
 from functools import lru_cache
 
+from ccnn.compiler.cut import Cut, Flow
 from ccnn.compiler.mapper.array import (
     ArrayMapping,
-    Cut,
-    Flow,
     Product,
     Rules,
     Words,
@@ -56,6 +55,33 @@ def fill_cycles(flow: Flow, part: tuple[int, int, int], machine: Machine) -> int
     _, width, depth = flow.of(part)
     down, across = min(depth, machine.rows), min(width, machine.cols)
     return down + down + across - 2
+
+
+def piped_cycles(cut: Cut, machine: Machine) -> int:
+    """Cycles that the array takes when accumulator slots are waited for as well.
+
+    A block of results is done after its waves, their skew and the drain, and as many blocks are
+    under way as there are slots: each takes max(waves, drain, (waves + skew + drain) / slots).
+    """
+    modes = {mode.name: mode for mode in machine.array_modes}
+    total = 0
+    for strip in cut.strips:
+        for rows, count in cut.waves:
+            steps = [(modes[r.mode], r) for r in strip.runs]
+            streams = [-(-rows // mode.sub_waves) * mode.turns for mode, _ in steps]
+            if cut.flow.dataflow == "os":
+                blocks = [
+                    (s, r.depth, r.depth, r.count) for s, (_, r) in zip(streams, steps, strict=True)
+                ]
+            else:
+                wave = sum(
+                    r.count * max(s, r.depth) for s, (_, r) in zip(streams, steps, strict=True)
+                )
+                blocks = [(wave, -(-rows // steps[-1][0].sub_waves), steps[-1][1].depth, 1)]
+            for wave, drain, depth, many in blocks:
+                chain = -(-(wave + depth + strip.width - 2 + drain) // machine.acc_slots)
+                total += strip.count * count * many * max(wave, drain, chain)
+    return total
 
 
 def count_words(product: Product, machine: Machine, cut: Cut) -> Words:

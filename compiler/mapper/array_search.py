@@ -26,21 +26,14 @@ from functools import lru_cache
 from itertools import product as pairs
 from math import lcm
 
+from ccnn.compiler.cut import FLOWS, Cut, Flow, Run, Strip, Triple, Waves, part_of
 from ccnn.compiler.mapper.array import (
-    FLOWS,
     ArrayMapping,
-    Cut,
-    Flow,
     Product,
     Rules,
-    Run,
-    Strip,
-    Triple,
-    Waves,
     block_cycles,
     flows,
     modes_of,
-    part_of,
     triples,
     wave_rows,
     with_bound,
@@ -59,8 +52,9 @@ def map_product(
     rules: Rules | None = None,
     mapper: str = "exact",
     split: str | None = None,
+    flow: Flow | None = None,
 ) -> ArrayMapping:
-    """The mapping of a GEMM onto a machine's arrays.
+    """The mapping of a GEMM onto a machine's arrays; the exact one with this flow only, if given.
 
     `split` keeps the heuristic to splitting 'm' or 'k' over the arrays; it takes the better of
     the two when left open.  Raises MappingError for a GEMM that no mapping fits.
@@ -69,7 +63,7 @@ def map_product(
     by_rule = _heuristic(product, machine, rules, split)
     if mapper == "heuristic":
         return by_rule
-    best, bound = _exact(product, machine, rules, by_rule)
+    best, bound = _exact(product, machine, rules, by_rule, flow)
     return with_bound(best, bound)
 
 
@@ -77,14 +71,17 @@ def map_product(
 
 
 def _exact(
-    product: Product, machine: Machine, rules: Rules, known: ArrayMapping
+    product: Product, machine: Machine, rules: Rules, known: ArrayMapping, only: Flow | None = None
 ) -> tuple[ArrayMapping, int]:
     """The best mapping and a bound for all; `known` prunes, and is kept when nothing beats it."""
     best: ArrayMapping | None = None
     bound = None
     for flow, groups, units in _openings(machine, rules):
+        if only not in (None, flow):
+            continue
         part = part_of(product.sizes, groups, units)
-        if _least(part, flow, machine, rules) > (best or known).cycles:
+        rival = best if only else best or known  # the known one may have another flow
+        if rival and _least(part, flow, machine, rules) > rival.cycles:
             continue
         for waves in wave_lengths(machine, rules, flow, part):
             strips, cycles = _strips(machine, rules, flow, part, waves)

@@ -1,7 +1,8 @@
 """What a tiling costs: DRAM bytes and array cycles exactly, buffer bytes, and time estimated.
 
-Bytes follow the placement rule of codegen/nest.py, array cycles the blocking of
-codegen/waves.py, so both equal what the simulator counts.  Time is
+Bytes follow the placement rule of codegen/nest.py, array cycles the rule by which
+codegen/waves.py blocks the array where no cut says otherwise, so both equal what the simulator
+counts.  Time is
 
     max(DRAM + last tile's array, first tile in + last out + max(array, chain)) + uneven
     chain = (DRAM of the other tiles + array + latencies) / slots
@@ -15,6 +16,7 @@ from __future__ import annotations
 
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
+from functools import lru_cache
 from itertools import product
 
 import numpy as np
@@ -66,10 +68,14 @@ class Work:
     """The average tile over the largest."""
 
 
-def _axis(
-    levels: Sequence[LevelTable], rows: Sequence[np.ndarray], factor: float, block: int
-) -> Axis:
-    """Sum the blocks of an axis over whole and peeled tiles of its levels."""
+Sizes = list[tuple[np.ndarray, np.ndarray]]
+"""(how many tiles, their rows, columns or steps): of whole tiles, and of those peeled."""
+
+
+def _sizes(
+    levels: Sequence[LevelTable], rows: Sequence[np.ndarray], factor: float
+) -> tuple[Sizes, np.ndarray]:
+    """The tiles of an axis, for each different tiling of it, and which one each point has."""
     # few combinations of these levels stand behind many tilings: count each one once
     lengths = [len(v.sizes) for v in levels]
     key = np.ravel_multi_index(rows, lengths)
@@ -78,7 +84,6 @@ def _axis(
     present = np.flatnonzero(seen)
     back = np.zeros(len(seen), np.int64)
     back[present] = np.arange(len(present))
-    back = back[key]
     options = []
     for level, row in zip(levels, np.unravel_index(present, lengths), strict=True):
         size = level.sizes[row]
@@ -86,12 +91,22 @@ def _axis(
         full = (count, -(-size // level.multiple))
         peeled = ((rest > 0).astype(np.int64), -(-rest // level.multiple))
         options.append((full, peeled) if rest.any() else (full,))
-    tiles = blocks = whole = units = np.zeros(len(present), np.int64)
+    found: Sizes = []
     for choice in product(*options):
         count, size = np.ones(len(present), np.int64), np.full(len(present), float(factor))
         for many, each in choice:
             count, size = count * many, size * each
-        size = np.rint(size).astype(np.int64)
+        found.append((count, np.rint(size).astype(np.int64)))
+    return found, back[key]
+
+
+def _axis(
+    levels: Sequence[LevelTable], rows: Sequence[np.ndarray], factor: float, block: int
+) -> Axis:
+    """Sum the blocks of an axis over whole and peeled tiles of its levels."""
+    sizes, back = _sizes(levels, rows, factor)
+    tiles = blocks = whole = units = np.zeros(len(sizes[0][0]), np.int64)
+    for count, size in sizes:
         tiles, blocks = tiles + count, blocks + count * -(-size // block)
         whole, units = whole + count * (size // block), units + count * size
     return Axis(tiles[back], blocks[back], whole[back], units[back])
@@ -113,6 +128,8 @@ def _compute(tables: Tables, machine: Machine, index: Index) -> tuple[np.ndarray
     repeats = 1
     for level in tables.levels.values():
         repeats *= 1 if level.name in inside else level.total
+    if len(machine.modes) > 1:
+        return compute_in_modes(tables, machine, named, rows, repeats)
     columns = _axis(named["N"], rows["N"], tables.columns / _units(named["N"]), machine.cols)
     busy, time = 0, 0.0
     for part in tables.parts:
@@ -136,6 +153,58 @@ def _compute(tables: Tables, machine: Machine, index: Index) -> tuple[np.ndarray
         )
         time = time + part.many * repeats * columns.blocks * depth.tiles * results
     return np.asarray(busy), np.asarray(time)
+
+
+def compute_in_modes(
+    tables: Tables,
+    machine: Machine,
+    named: Mapping[str, Sequence[LevelTable]],
+    rows: Mapping[str, Sequence[np.ndarray]],
+    repeats: int,
+) -> tuple[np.ndarray, np.ndarray]:
+    """As `_compute`, each block in the mode with most sub-waves that holds it (FlexSA's rule)."""
+    shares, slots = sub_waves(machine), machine.acc_slots
+    busy, time = 0, 0.0
+    wide, at_n = _sizes(named["N"], rows["N"], tables.columns / _units(named["N"]))
+    for part in tables.parts:
+        each = part.rows / part.many / _units(named["M"])
+        high, at_m = _sizes(named["M"], rows["M"], each)
+        deep, at_k = _sizes(named["K"], rows["K"], part.depth / _units(named["K"]))
+        drains = 2 - 1 / np.sum([count for count, _ in deep], axis=0)[at_k]
+        for (cm, m), (cn, n), (ck, k) in product(high, wide, deep):
+            often = repeats * part.many * cm[at_m] * cn[at_n] * ck[at_k]
+            full, rest = np.divmod(k[at_k], machine.rows)
+            for (across, width), (down, length) in product(
+                _cut(n[at_n], machine.cols), _cut(m[at_m], machine.acc_rows)
+            ):
+                stream = -(-length // shares[machine.rows, width])
+                last = -(-length // shares[rest, width])
+                waves = full * np.maximum(stream, machine.rows) + np.where(
+                    rest, np.maximum(last, rest), 0
+                )
+                drain = drains * np.where(rest, last, stream)
+                skew = np.where(rest, rest, machine.rows) + width - 2
+                chain = (waves + skew + drain) / slots
+                count = often * across * down
+                busy = busy + count * (full * stream + np.where(rest, last, 0))
+                time = time + count * np.maximum(np.maximum(waves, drain), chain)
+    return np.asarray(busy), np.asarray(time)
+
+
+def _cut(total: np.ndarray, block: int) -> tuple[tuple[np.ndarray, np.ndarray], ...]:
+    """(count, size) of the whole blocks of a length and of what is left."""
+    whole, rest = np.divmod(total, block)
+    return (whole, np.full(total.shape, block)), ((rest > 0).astype(np.int64), rest)
+
+
+@lru_cache(maxsize=64)
+def sub_waves(machine: Machine) -> np.ndarray:
+    """[depth, width]: sub-waves of the weight-stationary mode that FlexSA's rule gives a block."""
+    table = np.ones((machine.rows + 1, machine.cols + 1), np.int64)
+    held = [mode for mode in machine.array_modes if mode.dataflow == "ws"]
+    for mode in sorted(held, key=lambda m: m.sub_waves):
+        table[: mode.rows + 1, : mode.cols + 1] = mode.sub_waves
+    return table
 
 
 def elements(tables: Tables, index: Index, operand: str) -> np.ndarray:

@@ -8,6 +8,7 @@ how long the DRAM channel is busy), `latency` how much later the results are the
     LdLBUF_V     k cycles: a row of n words each          LdLBUF_H    m cycles: a row of k words
     ShiftV       k cycles: one row of weights each
     ExecGEMM     m cycles; the last result leaves k + n - 2 cycles later (skew to fill and drain)
+    ExecOS       k cycles; the last result is complete m + n - 2 cycles later
     StLBUF       m cycles, and m more when it adds to what the destination holds
     VMAP, VRED   startup + ceil(elements / lanes) * max(1, slots of the code); VRED has its
                  results ceil(log2 lanes) cycles later (the tree that combines the lanes)
@@ -36,6 +37,7 @@ from ccnn.targets.program import (
     Drain,
     Env,
     Exec,
+    ExecOS,
     Instruction,
     Load,
     LoadH,
@@ -169,12 +171,28 @@ def exec_cost(f: Facts, i: Exec, env: Env) -> Cost:
     touched = m * n * f.width(i.acc.buffer)
     mode = _mode(f, i)
     return Cost(
-        -(-m // mode.sub_waves) * mode.turns,
+        -(-m // mode.sub_waves) * mode.pace,
         k + n - 2,
         macs=m * k * n,
         mac_bits=max(16, 8 * width),
         lbuf=m * k * width,
         acc=touched * (2 if i.accumulate.at(env) > 0 else 1),
+    )
+
+
+def exec_os_cost(f: Facts, i: ExecOS, env: Env) -> Cost:
+    """ExecOS: a row of both operands a cycle; sums stay in the PEs until they are drained."""
+    m, k, n = i.m.at(env), i.k.at(env), i.n.at(env)
+    width = f.width(i.moving.buffer)
+    mode = _mode(f, i)
+    again = i.accumulate.at(env) > 0
+    return Cost(
+        -(-k // mode.sub_waves) * mode.pace,
+        m + n - 2,
+        macs=m * k * n,
+        mac_bits=max(16, 8 * width),
+        lbuf=(m + n) * k * width,
+        acc=0 if again else m * n * f.width(i.acc.buffer),
     )
 
 
@@ -249,6 +267,7 @@ COSTS: dict[type[Instruction], Callable[..., Cost]] = {
     LoadH: load_lbuf_cost,
     Shift: shift_cost,
     Exec: exec_cost,
+    ExecOS: exec_os_cost,
     Drain: drain_cost,
     Map: map_cost,
     Reduce: reduce_cost,

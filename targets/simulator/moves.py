@@ -10,6 +10,7 @@ from ccnn.targets.program import (
     Affine,
     Drain,
     Exec,
+    ExecOS,
     Load,
     LoadH,
     LoadV,
@@ -199,9 +200,10 @@ def shift(ctx: Context, i: Shift, scope: Scope) -> Step:
 
 
 def execute_wave(ctx: Context, i: Exec, scope: Scope) -> Step:
-    """ExecGEMM: one wave through the array, accumulated in the accumulation type."""
+    """ExecGEMM and ExecOS: one wave through the array, accumulated in the accumulation type."""
+    stays = isinstance(i, ExecOS)
     h, h_slot = compile_tile(ctx, i.moving, "lbuf_h", scope)
-    pe, pe_slot = compile_tile(ctx, i.stationary, "pe", scope)
+    pe, pe_slot = compile_tile(ctx, i.stationary, "lbuf_v" if stays else "pe", scope)
     acc, acc_slot = compile_tile(ctx, i.acc, "acc", scope)
     sizes = compile_many([compile_extent(e, scope, ctx.env) for e in (i.m, i.k, i.n)])
     accumulate = compile_affine(i.accumulate, scope, ctx.env)
@@ -209,7 +211,9 @@ def execute_wave(ctx: Context, i: Exec, scope: Scope) -> Step:
 
     def run() -> None:
         m, k, n = sizes()
-        moving = read_tile(h.tiles[h_slot()], m, k, what, i.moving.buffer)
+        rows = (k, m) if stays else (m, k)
+        moving = read_tile(h.tiles[h_slot()], *rows, what, i.moving.buffer)
+        moving = moving.T if stays else moving
         product = moving.dot(read_tile(pe.tiles[pe_slot()], k, n, what, i.stationary.buffer))
         slot = acc_slot()
         if accumulate() > 0:

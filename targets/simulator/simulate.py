@@ -126,6 +126,7 @@ def _trace(
     """The tallies of a run, summed by layer, engine and tensor."""
     total, layers, engines = _Sum(), defaultdict(_Sum), {name: _Sum() for name in ENGINES}
     opcodes: dict[str, int] = defaultdict(int)
+    modes: dict[str, int] = defaultdict(int)
     traffic: dict[str, list[int]] = defaultdict(lambda: [0, 0])
     for n, charge in enumerate(recorder.charges):
         count, moved = recorder.tally.get(2 * n, 0), recorder.tally.get(2 * n + 1, 0)
@@ -139,6 +140,8 @@ def _trace(
         for where in (total, layers[charge.node], engines[charge.engine]):
             where.add(charge, count)
         opcodes[charge.opcode] += count
+        if charge.engine == "array":
+            modes[charge.mode] += cost.occupancy * count
         if cost.tensor:
             traffic[cost.tensor][0] += cost.dram_read * count
             traffic[cost.tensor][1] += cost.dram_write * count
@@ -153,6 +156,7 @@ def _trace(
         counts=total.counts(machine),
         energy=total.energy(machine),
         opcodes=tuple(sorted((k, v) for k, v in opcodes.items() if v)),
+        modes=tuple(sorted((k, v) for k, v in modes.items() if v)),
         layers=tuple(_layer(program, machine, node, s) for node, s in sorted(layers.items())),
         engines=tuple(
             EngineTrace(name, sum(s.busy.values()), _pairs(s.stalls), s.counts(machine))

@@ -58,6 +58,7 @@ class Charge:
     opcode: str
     cost: Cost | None
     cause: str = ""
+    mode: str = ""
 
 
 @dataclass
@@ -198,7 +199,7 @@ class KernelTiming:
             cost = instruction_cost(self.facts, i, env)
             if cost.occupancy < 0 or cost.latency < 0:
                 raise SimulationError(f"{i.opcode} moves nothing when {env or 'run'}")
-            number = self.recorder.number(Charge(i.node, i.engine, i.opcode, cost))
+            number = self.recorder.number(Charge(i.node, i.engine, i.opcode, cost, mode=i.mode))
             return cost.occupancy, cost.latency, number
 
         if not mine:

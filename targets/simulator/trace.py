@@ -113,6 +113,8 @@ class Trace:
     """(action, how often, pJ in all), static energy included."""
     opcodes: tuple[tuple[str, int], ...]
     """Instructions executed by opcode."""
+    modes: tuple[tuple[str, int], ...]
+    """Cycles of the array at work by mode; '' is the whole array where there are none."""
     layers: tuple[LayerTrace, ...]
     engines: tuple[EngineTrace, ...]
     tensors: tuple[TensorTrace, ...]

@@ -14,6 +14,7 @@ from ccnn.targets.machine import Machine
 from ccnn.targets.program import (
     Drain,
     Exec,
+    ExecOS,
     Instruction,
     Item,
     Kernel,
@@ -43,6 +44,7 @@ _MEANINGS: dict[type[Instruction], Callable[..., Step]] = {
     LoadH: load_lbuf,
     Shift: shift,
     Exec: execute_wave,
+    ExecOS: execute_wave,
     Drain: drain,
     Map: map_lanes,
     Reduce: reduce_lanes,

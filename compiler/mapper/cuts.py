@@ -1,0 +1,99 @@
+"""The array's part of a mapping: how each product that a GEMM's tiles consist of is cut.
+
+A tile at the edge is smaller, and a strided gradient has several stride phases: one GEMM is many
+products, of a few sizes.  Each size is solved once for a machine (array_search.py); the flow is
+chosen for the GEMM as a whole, by cycles of the array with its waits for accumulators, then by
+bytes through the local buffers.
+"""
+
+from __future__ import annotations
+
+from collections import Counter
+from collections.abc import Mapping, MutableMapping, Sequence
+from dataclasses import replace
+from functools import lru_cache
+from itertools import product as pairs
+from math import prod
+
+from ccnn.compiler.codegen.emit import Region, segments
+from ccnn.compiler.codegen.gemm import Gemm
+from ccnn.compiler.codegen.nest import Position
+from ccnn.compiler.codegen.place import Held
+from ccnn.compiler.codegen.scope import dense
+from ccnn.compiler.cut import Cut, Flow, Triple
+from ccnn.compiler.mapper.array import ArrayMapping, Product, Rules, flows
+from ccnn.compiler.mapper.array_cost import piped_cycles
+from ccnn.compiler.mapper.array_search import map_product
+from ccnn.compiler.mapping import Tiling
+from ccnn.targets.machine import Machine
+from ccnn.targets.program import DTYPE_BYTES, ZERO
+
+Cuts = MutableMapping[tuple[Triple, str], Cut]
+
+
+def tile_products(gemm: Gemm, tiling: Tiling) -> Counter[Triple]:
+    """M x N x K of the products that a GEMM's tiles consist of, and how often each comes."""
+    tile, found = dict(tiling.tiles), Counter[Triple]()
+    shapes = gemm.tile_shapes(tile)
+    place = Region("", gemm.accum, 0)
+    moving, stationary, result = (
+        Held(place, dense(shapes[name])) for name in ("moving", "stationary", "result")
+    )
+    names = list(gemm.levels)
+    for parts in pairs(*(segments(gemm.levels[n].total, tile[n]) for n in names)):
+        position: Position = {n: (ZERO, p.size) for n, p in zip(names, parts, strict=True)}
+        count = prod(p.count for p in parts) * gemm.repeats(position)
+        for _, _, _, sizes, _ in gemm.products(position, (moving, stationary, result), ZERO):
+            found[sizes] += count
+    return found
+
+
+def usable_flows(gemm: Gemm, tiling: Tiling, machine: Machine, grouped: bool) -> Sequence[Flow]:
+    """The flows that code can be written for: a bias goes with the columns of the result, and in
+    a group, where nodes share the pipes, only weights stay."""
+    drains_bias = bool(gemm.bias) and not gemm.converts(dict(tiling.tiles))
+    return [
+        flow
+        for flow in flows(machine)
+        if not (drains_bias and flow.width == 0) and not (grouped and flow.dataflow != "ws")
+    ]
+
+
+def choose_cuts(
+    gemm: Gemm,
+    tiling: Tiling,
+    machine: Machine,
+    cuts: Cuts,
+    usable: Sequence[Flow],
+    pinned: Mapping[tuple[Triple, str], Cut] | None = None,
+) -> Tiling:
+    """The tiling with the flow that takes fewest cycles; its products are added to `cuts`.
+
+    Cuts that are `pinned` are taken whatever they cost.
+    """
+    products = tile_products(gemm, tiling)
+    word = DTYPE_BYTES[gemm.dtypes[gemm.tensors["moving"]]]
+    rules = Rules(ideal_memory=True, word_bytes=word, sum_bytes=DTYPE_BYTES[gemm.accum])
+    offers = []
+    for place, flow in enumerate(usable):
+        maps = {sizes: cut_of(sizes, machine, rules, flow) for sizes in products}
+        cycles = sum(count * piped_cycles(maps[s].cut, machine) for s, count in products.items())
+        moved = sum(count * maps[s].buffer_bytes for s, count in products.items())
+        offers.append((cycles, moved, place, flow.name, maps))
+    *_, chosen, maps = min(offers, key=lambda offer: offer[:3])
+    given = pinned or {}
+    for sizes, mapping in maps.items():
+        key = sizes, chosen
+        cuts[key] = given.get(key, mapping.cut)
+    return replace(tiling, flow=chosen)
+
+
+@lru_cache(maxsize=65536)
+def cut_of(sizes: Triple, machine: Machine, rules: Rules, flow: Flow) -> ArrayMapping:
+    """The best mapping of a product in one flow: the exact one, or the rule's where waiting for
+    accumulators makes that one faster."""
+    exact = map_product(Product(*sizes), machine, rules, flow=flow)
+    by_rule = map_product(Product(*sizes), machine, rules, "heuristic")
+    if by_rule.cut.flow != flow:
+        return exact
+    return min(exact, by_rule, key=lambda m: (piped_cycles(m.cut, machine), m.buffer_bytes))
