@@ -81,10 +81,9 @@ def choose_cuts(
         moved = sum(count * maps[s].buffer_bytes for s, count in products.items())
         offers.append((cycles, moved, place, flow.name, maps))
     *_, chosen, maps = min(offers, key=lambda offer: offer[:3])
-    given = pinned or {}
-    for sizes, mapping in maps.items():
-        key = sizes, chosen
-        cuts[key] = given.get(key, mapping.cut)
+    chosen_cuts = {(sizes, chosen): mapping.cut for sizes, mapping in maps.items()}
+    cuts.update(chosen_cuts)
+    cuts.update({key: cut for key, cut in (pinned or {}).items() if key in chosen_cuts})
     return replace(tiling, flow=chosen)
 
 
