@@ -46,14 +46,15 @@ types: setup ## pyright's findings
 	@mkdir -p .cache && ln -sfn "$(CURDIR)" .cache/ccnn
 	@$(BIN)/pyright -p .cache/ccnn --pythonpath $(BIN)/python
 
-bench: setup ## networks of the onnx package at batch 32, conventional and serialized; tables
+bench: setup ## networks of the onnx package at batch 32, and ResNet-50 serialized; tables
 	@$(BIN)/python benchmarks/networks.py
-	@$(BIN)/python benchmarks/mbs.py
+	@$(BIN)/python benchmarks/mbs.py beyond --net resnet50 --gbuf 10
 
-reproduce: setup ## the shipped networks against PyTorch's results, then figures of papers; tables
+reproduce: setup ## shipped networks against PyTorch's results, figures of papers (an hour); tables
 	@$(BIN)/python benchmarks/reproduce.py
 	@$(BIN)/python benchmarks/flexsa.py --training
 	@$(BIN)/python benchmarks/mbs_model.py
+	@$(BIN)/python benchmarks/mbs.py --gbuf 10
 
 golden: setup ## renew the expected texts of the golden tests; review them in git diff
 	@$(PYTEST) -q --update-golden

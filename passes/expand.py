@@ -9,7 +9,7 @@ those of the op that was expanded.  Primitives whose results nobody needs are no
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+from collections.abc import Collection, Sequence
 from dataclasses import dataclass, replace
 from typing import ClassVar
 
@@ -30,12 +30,15 @@ class Expand:
         return expand(graph)
 
 
-def expand(graph: Graph) -> Graph:
-    """The same program in primitives only."""
+def expand(graph: Graph, ops: Collection[str] = ()) -> Graph:
+    """The same program in primitives only; with `ops` given, nodes of other ops stay."""
     b = ScopedBuilder(base=graph)
     b.nodes = []
     for node in graph.nodes:
-        _expand_node(b, node)
+        if ops and node.op not in ops:
+            b.nodes.append(node)
+        else:
+            _expand_node(b, node)
     whole = b.build()
     return whole.with_nodes(live_nodes(whole))
 

@@ -13,12 +13,14 @@ from typing import ClassVar, Protocol
 from ccnn.passes.check import verify
 from ccnn.passes.expand import Expand
 from ccnn.passes.fuse_activations import FuseActivations
+from ccnn.passes.fuse_layers import FuseLayers
 from ccnn.passes.graph import Graph, GraphError
 from ccnn.passes.norm_policy import NormPolicy
 from ccnn.passes.plugins import PluginError, load_plugin, plugin_names
 from ccnn.passes.recompute import Recompute
 from ccnn.passes.serialize_minibatch import SerializeMinibatch
 from ccnn.passes.simplify import Simplify
+from ccnn.passes.split_batchnorm import SplitBatchNorm
 
 
 class Pass(Protocol):
@@ -33,12 +35,22 @@ class Pass(Protocol):
 
 PASSES: dict[str, type[Pass]] = {
     p.name: p
-    for p in (Expand, FuseActivations, NormPolicy, Recompute, SerializeMinibatch, Simplify)
+    for p in (
+        Expand,
+        FuseActivations,
+        FuseLayers,
+        NormPolicy,
+        Recompute,
+        SerializeMinibatch,
+        Simplify,
+        SplitBatchNorm,
+    )
 }
 """Every pass of ccnn by its name."""
 
 DEFAULT: tuple[Pass, ...] = (
     Simplify(),  # before expansion: what is folded need not be expanded
+    SplitBatchNorm(),  # while forward and backward norms still have names
     Expand(),  # code is generated for primitives only
     FuseActivations(),  # knows norms and additions by their expanded form
     Simplify(),  # expansion leaves chains of reshapes and equal constants behind

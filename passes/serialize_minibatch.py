@@ -30,6 +30,7 @@ Nodes are only moved (those that touch weights and statistics out of the groups)
 
 from __future__ import annotations
 
+from collections.abc import Sequence
 from dataclasses import dataclass, field, replace
 from functools import cache
 from itertools import pairwise
@@ -107,14 +108,17 @@ class SerializeMinibatch:
 class Planner:
     """Prices runs of units and chooses among them."""
 
-    def __init__(self, steps: Steps, options: SerializeMinibatch) -> None:
+    def __init__(
+        self, steps: Steps, options: SerializeMinibatch, bounds: Sequence[int] = ()
+    ) -> None:
+        """`bounds` are where units begin, and the end; default: where one tensor leads on."""
         self.steps, self.options = steps, options
         self.free = options.buffer_bytes - options.reserved_bytes
         self.batch, self.grain = steps.axis.batch, steps.axis.grain
         self.alone = [
             float(sum(moved(uses(steps, k, k + 1), 1, ()))) for k in range(len(steps.nodes))
         ]
-        self.bounds = _thinned(
+        self.bounds = bounds or _thinned(
             unit_bounds(steps), self.alone, forced_bounds(steps), options.most_units
         )
         self.units = len(self.bounds) - 1

@@ -150,7 +150,7 @@ def test_the_pipeline_names_the_pass_that_broke_the_graph():
     seen = []
     with pytest.raises(GraphError, match="pass 'break'"):
         run_pipeline(parse_graph(GOOD), [*DEFAULT, Break()], lambda p, g: seen.append(p.name))
-    assert seen == ["simplify", "expand", "fuse-activations", "simplify"]
+    assert seen == ["simplify", "split-batchnorm", "expand", "fuse-activations", "simplify"]
 
 
 SHAPE = (2, 3, 4, 4)
