@@ -126,6 +126,8 @@ class Planner:
         self._tables = Tables(steps)
         self._terms = (self.batch, options.start_bytes)
         self._windows: dict[int, Window] = {}
+        self._hopeless: dict[int, int] = {}
+        """First position of a group to the least end from which on no group can begin there."""
 
     def price(self, i: int, j: int) -> float:
         """What units i … j - 1 cost as one group; infinity when they cannot be one."""
@@ -161,8 +163,11 @@ class Planner:
         starts = self.options.start_bytes * (high - low)
         plans = [Plan(sum(self.alone[low:high]), starts, alone=True)] if j == i + 1 else []
         turns = low < self.steps.backward < high
-        if self.options.mode == "best" or not turns:
-            plans += self._grouped(self._look(low, high))
+        if (self.options.mode == "best" or not turns) and high < self._hopeless.get(low, high + 1):
+            found = self._grouped(self._look(low, high))
+            if not found and self._is_hopeless(self._look(low, high)):
+                self._hopeless[low] = high
+            plans += found
         return min(plans, key=lambda p: p.rank, default=Plan(inf, inf))
 
     def _look(self, low: int, high: int) -> Look:
@@ -184,6 +189,17 @@ class Planner:
                     room = self.free - space * size if self.options.keep else None
                     plans.append(look.plan(resident, size, self._terms, room))
         return plans
+
+    def _is_hopeless(self, look: Look) -> bool:
+        """True when no longer run fits either: what is settled takes too much room already.
+
+        That a run needs the whole batch stays so when it grows, and so does what resides for
+        sure: stores that nothing behind the run reads, whose place in it will not change.
+        """
+        settled = look.can_reside(near=self.options.mode in ("mbs1", "best")) & ~look.later
+        space = float(look.live(settled).max(initial=0.0))
+        least = self.grain if self._may_run(look, self.grain) else self.batch
+        return space * least > self.free
 
     def _may_run(self, look: Look, size: int) -> bool:
         """False when the group would loop although something in it needs the whole batch."""
