@@ -151,6 +151,8 @@ def compile_options(
         recompute=settings.recompute,
         mapper=settings.mapper,
         pinned=None if settings.from_mapping is None else read_mapping(settings.from_mapping),
+        objective=settings.objective,
+        budget=settings.budget,
     )
 
 

@@ -5,35 +5,44 @@ from __future__ import annotations
 import gc
 from collections.abc import Callable, Iterator
 from collections.abc import Mapping as MappingType
-from contextlib import contextmanager, suppress
+from contextlib import contextmanager
 from dataclasses import dataclass, field, replace
+from functools import cache
 from pathlib import Path
 from typing import Any, Literal
 
 import numpy as np
 
-from ccnn.compiler.codegen import PRECISIONS, generate, make_context
-from ccnn.compiler.codegen.scope import Scope
-from ccnn.compiler.mapper import map_graph
-from ccnn.compiler.mapping import GroupDoesNotFit, Mapping
+from ccnn.compiler.choose import (
+    Candidate,
+    Choice,
+    Objective,
+    Recomputation,
+    Serialization,
+    Work,
+    candidates,
+    count_macs,
+    predict,
+    search,
+)
+from ccnn.compiler.codegen import generate
+from ccnn.compiler.mapping import Mapping
 from ccnn.compiler.reader import ReadOptions, ReadResult, read_model
+from ccnn.compiler.schedule import Progress, element_bytes, grouped, grouped_and_mapped, recomputed
 from ccnn.passes.autodiff import Optimizer, differentiate
 from ccnn.passes.graph import Graph, Tensor
 from ccnn.passes.interpret import interpret
 from ccnn.passes.norm_policy import NormPolicy
-from ccnn.passes.pipeline import DEFAULT, Pass, run_pipeline
+from ccnn.passes.pipeline import DEFAULT, run_pipeline
 from ccnn.passes.recompute import Recompute
 from ccnn.passes.serialize_minibatch import SerializeMinibatch
-from ccnn.passes.steps import ElementBytes
+from ccnn.passes.traffic import estimate
 from ccnn.targets.machine import Machine, MachineError, load_machine
-from ccnn.targets.program import DTYPE_BYTES, Program
-from ccnn.targets.simulator import Execution
+from ccnn.targets.program import Program
+from ccnn.targets.simulator import Execution, Trace, simulate
 
 GraphWatcher = Callable[[str, Graph], None]
 """Called with the name of what made a graph (read, differentiate, a pass) and that graph."""
-
-Progress = Callable[[str, int, int], None]
-"""Called with a stage's name, how much of it is done, and how much there is."""
 
 
 @dataclass(frozen=True)
@@ -54,10 +63,18 @@ class CompileOptions:
     seed: int = 0
     norm: Literal["exact", "group", "ghost"] = "exact"
     """What batch norms become; all but exact change what is computed."""
-    serialize: Literal["none", "full", "mbs1", "mbs2", "best"] = "none"
-    """How runs of layers go through the buffer in sub-batches; none: the conventional schedule."""
-    recompute: Literal["none", "cheap", "layers"] = "none"
-    """What the backward pass makes anew rather than fetches."""
+    serialize: Serialization | Literal["auto"] = "none"
+    """How runs of layers go through the buffer in sub-batches; none: the conventional schedule;
+    auto: whatever turns out best."""
+    recompute: Recomputation | Literal["auto"] = "none"
+    """What the backward pass makes anew rather than fetches; auto: whatever turns out best."""
+    tiles: float | None = None
+    """Share of the buffer that groups leave to the tiles that stream through it; None: the first
+    of a few that all groups fit beside."""
+    objective: Objective = "time"
+    """What is kept low where an option is auto."""
+    budget: float | None = None
+    """Seconds after which nothing more is tried where an option is auto."""
     mapper: Literal["exact", "heuristic"] = "exact"
     """How products are cut for the array: as proven best, or by FlexSA's rule."""
     pinned: Mapping | None = None
@@ -66,8 +83,22 @@ class CompileOptions:
     @property
     def conventional(self) -> CompileOptions:
         """The same step on the schedule that everything is measured against."""
-        usual = replace(self, norm="exact", serialize="none", recompute="none")
+        usual = replace(self, norm="exact", **_NOTHING_CHOSEN)
         return usual if usual == self else replace(usual, pinned=None)
+
+    @property
+    def searches(self) -> bool:
+        """True when some option is to be chosen by trying."""
+        return "auto" in (self.serialize, self.recompute)
+
+
+_NOTHING_CHOSEN: Any = {
+    "serialize": "none",
+    "recompute": "none",
+    "tiles": None,
+    "objective": "time",
+    "budget": None,
+}
 
 
 @dataclass(frozen=True)
@@ -79,10 +110,14 @@ class Compilation:
     model: ReadResult
     step: Graph
     """Forward, loss, backward and update, as the interpreter runs it."""
+    primitives: Graph
+    """The same step in primitives, before anything was scheduled."""
     lowered: Graph
-    """The same step in primitives, what code was generated from."""
+    """What code was generated from: the primitives, recomputed ones too, in groups."""
     mapping: Mapping
     program: Program
+    choice: Choice | None = None
+    """How the options that were auto were chosen; those of the compilation are the chosen ones."""
 
 
 def compile_model(
@@ -134,9 +169,35 @@ def one_array(machine: Machine) -> Machine:
     return machine
 
 
+@dataclass(frozen=True)
+class _Front:
+    """What does not depend on the schedule."""
+
+    machine: Machine
+    model: ReadResult
+    step: Graph
+    primitives: Graph
+
+
 def _compile(
     model: str | Path | Any, o: CompileOptions, tell: Progress, watch: GraphWatcher
 ) -> Compilation:
+    front = _front(model, o, tell, watch)
+    if o.searches:
+        return _choose(front, o, tell, watch)
+    lowered = recomputed(front.primitives, o)
+    if lowered is not front.primitives:
+        watch(Recompute.name, lowered)
+    c = _finish(front, lowered, o, tell)
+    if c.lowered.groups:
+        watch(SerializeMinibatch.name, c.lowered)
+    return c
+
+
+def _front(
+    model: str | Path | Any, o: CompileOptions, tell: Progress, watch: GraphWatcher
+) -> _Front:
+    """Read the model and make its training step in primitives."""
     tell("read", 0, 1)
     machine = one_array(o.target if isinstance(o.target, Machine) else load_machine(o.target))
     read = read_model(
@@ -155,69 +216,47 @@ def _compile(
     )
     watch("differentiate", step)
     tell("lower", 0, 1)
-    passes = (*DEFAULT, *_recompute(o))
-    lowered = run_pipeline(step, passes, lambda each, graph: watch(each.name, graph))
-    context, mapping = _map(lowered, machine, o, tell)
-    lowered = context.graph
-    if lowered.groups:
-        watch(SerializeMinibatch.name, lowered)
+    primitives = run_pipeline(step, DEFAULT, lambda each, graph: watch(each.name, graph))
+    return _Front(machine, read, step, primitives)
+
+
+def _finish(front: _Front, lowered: Graph, o: CompileOptions, tell: Progress) -> Compilation:
+    """Group, map and write the primitives that are to run."""
+    context, mapping = grouped_and_mapped(lowered, front.machine, o, tell)
     tell("generate", 0, 1)
-    program = generate(context, mapping, read.graph.name)
-    return Compilation(o, machine, read, step, lowered, mapping, program)
+    program = generate(context, mapping, front.model.graph.name)
+    return Compilation(
+        o, front.machine, front.model, front.step, front.primitives, context.graph, mapping, program
+    )
 
 
-def _bytes(o: CompileOptions) -> ElementBytes:
-    dtype, accum = (DTYPE_BYTES[d] for d in PRECISIONS[o.dtype])
-    return ElementBytes(element=dtype, accum=accum, partial=accum, margins=True)
+def _choose(front: _Front, o: CompileOptions, tell: Progress, watch: GraphWatcher) -> Compilation:
+    """Compile what the search finds best."""
 
+    def options(c: Candidate) -> CompileOptions:
+        return replace(o, serialize=c.serialize, recompute=c.recompute, tiles=c.tiles)
 
-def _recompute(o: CompileOptions) -> tuple[Pass, ...]:
-    """What is made anew in the backward pass, if that was asked for."""
-    if o.recompute == "none":
-        return ()
-    return (Recompute(recompute=o.recompute, bytes_per=_bytes(o)),)
+    @cache
+    def again(recompute: Recomputation) -> Graph:
+        return recomputed(front.primitives, replace(o, recompute=recompute))
 
+    def estimated(c: Candidate) -> float:
+        graph, sizes = again(c.recompute), element_bytes(o)
+        whole = grouped(graph, front.machine, options(c), c.tiles or 0.0)
+        work = Work(estimate(whole, sizes).total, count_macs(graph), 8 * sizes.element)
+        return predict(o.objective, front.machine, work)
 
-_FOR_TILES = (0.25, 0.4, 0.6)
-"""Shares of the buffer that groups leave to the tiles that stream through it, tried in turn."""
+    def executed(c: Candidate) -> tuple[Compilation, Trace]:
+        compiled = _finish(front, again(c.recompute), options(c), tell)
+        return compiled, simulate(compiled.program, front.machine)
 
-
-def _map(
-    graph: Graph, machine: Machine, o: CompileOptions, tell: Progress
-) -> tuple[Scope, Mapping]:
-    """Group the nodes and map all GEMMs.
-
-    Where a group does not fit, all are made again with more room for tiles; one that never fits is
-    dissolved into kernels of its nodes.
-    """
-
-    def attempt(grouped: Graph) -> tuple[Scope, Mapping]:
-        context = make_context(grouped, machine, o.dtype)
-        mapping = map_graph(
-            context, lambda done, total: tell("map", done, total), o.mapper, o.pinned
-        )
-        return context, mapping
-
-    grouped = graph
-    for share in _FOR_TILES if o.serialize != "none" else ():
-        tell("group", 0, 1)
-        room = machine.gbuf_bytes
-        serialize = SerializeMinibatch(
-            buffer_bytes=room,
-            reserved_bytes=int(room * share),
-            mode=o.serialize,
-            merge_moments=True,
-            bytes_per=_bytes(o),
-        )
-        grouped = run_pipeline(graph, (serialize,))
-        with suppress(GroupDoesNotFit):
-            return attempt(grouped)
-    while True:
-        try:
-            return attempt(grouped)
-        except GroupDoesNotFit as error:
-            kept = tuple(g for g in grouped.groups if error.group not in g.nodes)
-            grouped = replace(grouped, groups=kept)
+    listed = candidates(o.serialize, o.recompute)
+    best, choice = search(listed, o.objective, estimated, executed, o.budget, tell)
+    if best.options.recompute != "none":
+        watch(Recompute.name, again(best.options.recompute))
+    if best.lowered.groups:
+        watch(SerializeMinibatch.name, best.lowered)
+    return replace(best, choice=choice)
 
 
 def start(c: Compilation, inputs: MappingType[str, np.ndarray], poison: bool = False) -> Execution:

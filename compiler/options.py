@@ -38,8 +38,10 @@ class Settings:
     dropout: bool
     seed: int
     norm: Literal["exact", "group", "ghost"]
-    serialize: Literal["none", "full", "mbs1", "mbs2", "best"]
-    recompute: Literal["none", "cheap", "layers"]
+    serialize: Literal["none", "full", "mbs1", "mbs2", "best", "auto"]
+    recompute: Literal["none", "cheap", "layers", "auto"]
+    objective: Literal["time", "traffic", "energy"]
+    budget: float | None
     mapper: Literal["exact", "heuristic"]
     from_mapping: Path | None
     assumed: tuple[str, ...]
@@ -67,12 +69,35 @@ def _settings(values: dict[str, Any]) -> Settings:
     if taken["weight_decay"] is None:
         taken["weight_decay"] = WEIGHT_DECAY[kind]
         assumed.append(f"weight decay {taken['weight_decay']:g} (--weight-decay)")
+    assumed += _to_choose(taken)
     if any(not pattern for pattern in taken["freeze"]):
         raise click.UsageError("--freeze got an empty pattern; give one such as 'features.*'")
     taken.setdefault("target", "")  # of a command that involves no machine
     taken.setdefault("mapper", "exact")
     taken.setdefault("from_mapping", None)
     return Settings(**taken, assumed=tuple(assumed))
+
+
+def _to_choose(taken: dict[str, Any]) -> list[str]:
+    """Settle what a search chooses: with --objective, whatever of the schedule was not given."""
+    given = click.get_current_context().get_parameter_source
+    asked = taken["objective"] is not None
+    for name in ("serialize", "recompute"):
+        if asked and given(name) is ParameterSource.DEFAULT:
+            taken[name] = "auto"
+    if "auto" not in (taken["serialize"], taken["recompute"]):
+        for option in ("objective", "budget"):
+            if taken[option] is not None:
+                raise click.UsageError(
+                    f"--{option} is for a search, and there is nothing left to choose; "
+                    + (
+                        "leave out --serialize or --recompute, or give auto to one"
+                        if asked
+                        else "add --objective time, traffic or energy"
+                    )
+                )
+    taken["objective"] = taken["objective"] or "time"
+    return ["objective time (--objective)"] if "auto" in taken.values() and not asked else []
 
 
 def _assumed() -> list[str]:
@@ -104,6 +129,13 @@ def _positive(_: click.Context, __: click.Parameter, value: float | None) -> flo
     _finite(value)
     if value is not None and value <= 0:
         raise click.BadParameter(f"{value:g} is not above 0; common values are 0.1 to 0.0001")
+    return value
+
+
+def _seconds(_: click.Context, __: click.Parameter, value: float | None) -> float | None:
+    _finite(value)
+    if value is not None and value < 0:
+        raise click.BadParameter(f"{value:g} is below 0; a common value is 60")
     return value
 
 
@@ -157,19 +189,32 @@ _SCHEDULE = (
     ),
     click.option(
         "--serialize",
-        type=click.Choice(("none", "full", "mbs1", "mbs2", "best")),
+        type=click.Choice(("none", "full", "mbs1", "mbs2", "best", "auto")),
         default="none",
         show_default=True,
         help="Send runs of layers through the buffer a sub-batch at a time; none is the "
-        "conventional schedule.",
+        "conventional schedule, auto what turns out best.",
     ),
     click.option(
         "--recompute",
-        type=click.Choice(("none", "cheap", "layers")),
+        type=click.Choice(("none", "cheap", "layers", "auto")),
         default="none",
         show_default=True,
         help="Make norms and activations (or whole layers) anew in the backward pass instead of "
-        "keeping them.",
+        "keeping them; auto: what turns out best.",
+    ),
+    click.option(
+        "--objective",
+        type=click.Choice(("time", "traffic", "energy")),
+        help="Try schedules and keep the best: --serialize and --recompute are chosen unless they "
+        "are given.",
+    ),
+    click.option(
+        "--budget",
+        type=float,
+        metavar="SECONDS",
+        callback=_seconds,
+        help="Start no more tries after this time; there is always a program.  [default: no end]",
     ),
 )
 

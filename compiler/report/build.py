@@ -8,9 +8,11 @@ from __future__ import annotations
 
 from collections import Counter, defaultdict
 from collections.abc import Mapping, Sequence
+from dataclasses import asdict
 from importlib.metadata import version
 from typing import Any
 
+from ccnn.compiler.choose import Choice, Tried
 from ccnn.compiler.driver import Compilation
 from ccnn.compiler.report.bounds import Precision, bound_values, bounds
 from ccnn.compiler.report.fields import SCHEMA_VERSION, field_table
@@ -21,6 +23,13 @@ from ccnn.targets.simulator.trace import Counts, LayerTrace, Trace
 
 _UNNAMED = {"update": "(optimizer)", "loss": "(loss)", "backward": "(gradient sums)"}
 """Rows for the work that serves no single ONNX node, by phase."""
+
+OBJECTIVE_TOTALS = {
+    "time": ("cycles",),
+    "traffic": ("dram_read_bytes", "dram_write_bytes"),
+    "energy": ("energy_pj",),
+}
+"""The totals, and bounds of totals, that an objective adds up."""
 
 _UNITS = {"load": "DRAM", "store": "DRAM"}
 """Engines that share one resource, and its name; the others are resources of their own."""
@@ -39,10 +48,10 @@ def build_report(
     `assumed` are sentences about options that were not given; the reader's are added.
     """
     c = compilation
-    found = bounds(c.lowered, c.machine, precision_of(c), trace.macs)
+    found = bounds(c.primitives, c.machine, precision_of(c), trace.macs)
     size = len(encode(c.program))
     usual = len(encode(baseline_program)) if baseline_program else size
-    return {
+    report = {
         "schema_version": SCHEMA_VERSION,
         "ccnn_version": version("ccnn"),
         "model": _model(c),
@@ -66,6 +75,30 @@ def build_report(
             b.key: {"direction": b.direction, "formula": b.formula, "why": b.why} for b in found
         },
     }
+    if c.choice is not None:
+        report["choice"] = choice_facts(c.choice, bound_values(found))
+    return report
+
+
+def choice_facts(choice: Choice, bound: Mapping[str, float]) -> dict[str, Any]:
+    """How a schedule was chosen: what was tried, and how far the best is from what is possible."""
+    keys = OBJECTIVE_TOTALS[choice.objective]
+    lowest = sum(bound[key] for key in keys)
+    best = next(t for t in choice.tried if t.candidate == choice.best)
+    reached = best.figure(choice.objective)
+    return {
+        "objective": choice.objective,
+        "budget_seconds": choice.budget_seconds,
+        "bound_of": list(keys),
+        "bound": lowest,
+        "reached": reached,
+        "gap": reached / lowest if lowest else None,
+        "tried": [{**asdict(t.candidate), **_became(t), "best": t is best} for t in choice.tried],
+    }
+
+
+def _became(tried: Tried) -> dict[str, Any]:
+    return {k: v for k, v in asdict(tried).items() if k != "candidate"}
 
 
 def _notes(c: Compilation) -> list[str]:

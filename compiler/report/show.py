@@ -25,6 +25,8 @@ def show_report(report: Mapping[str, Any], out: TextIO, verbose: bool = False) -
     _heading(console, report)
     _assumed(console, report["assumed_defaults"])
     _notes(console, report["notes"], verbose)
+    if "choice" in report:
+        _choice(console, report["choice"], verbose)
     console.print(_totals_table(report))
     if verbose:
         console.print(_bounds_table(report))
@@ -99,6 +101,30 @@ def _notes(console: Console, notes: Sequence[str], verbose: bool) -> None:
         console.print(Text(note))
     if len(shown) < len(notes):
         console.print(f"note: {len(notes) - len(shown)} more; -v shows them")
+
+
+def _choice(console: Console, choice: Mapping[str, Any], verbose: bool) -> None:
+    tried = choice["tried"]
+    executed = [t for t in tried if t["cycles"] is not None]
+    best = next(t for t in tried if t["best"])
+    gap = f", {choice['gap']:.2f}x the bound" if choice["gap"] else ""
+    console.print(
+        Text(
+            f"chosen for {choice['objective']}: {schedule_name(best)}{gap}; of {len(tried)} "
+            f"schedules {len(executed)} were executed"
+            + ("; the budget ran out" if any("budget" in t["why_not"] for t in tried) else "")
+        )
+    )
+    if verbose:
+        for t in tried:
+            took = f"{t['cycles']:,} cycles" if t["cycles"] is not None else t["why_not"]
+            console.print(Text(f"  {schedule_name(t)}: {took}"))
+
+
+def schedule_name(tried: Mapping[str, Any]) -> str:
+    """A schedule that a search tried, in words."""
+    words = f"--serialize {tried['serialize']} --recompute {tried['recompute']}"
+    return words + (f", {tried['tiles']:.0%} for tiles" if tried["tiles"] else "")
 
 
 def _totals_table(report: Mapping[str, Any]) -> Table:

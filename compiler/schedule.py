@@ -1,0 +1,89 @@
+"""From a step in primitives to groups and tiles, as the options of a compilation ask for."""
+
+from __future__ import annotations
+
+from collections.abc import Callable
+from contextlib import suppress
+from dataclasses import replace
+from typing import TYPE_CHECKING
+
+from ccnn.compiler.codegen import PRECISIONS, make_context
+from ccnn.compiler.codegen.scope import Scope
+from ccnn.compiler.mapper import map_graph
+from ccnn.compiler.mapping import GroupDoesNotFit, Mapping
+from ccnn.passes.graph import Graph
+from ccnn.passes.pipeline import run_pipeline
+from ccnn.passes.recompute import Recompute
+from ccnn.passes.serialize_minibatch import SerializeMinibatch
+from ccnn.passes.steps import ElementBytes
+from ccnn.targets.machine import Machine
+from ccnn.targets.program import DTYPE_BYTES
+
+if TYPE_CHECKING:
+    from ccnn.compiler.driver import CompileOptions
+
+Progress = Callable[[str, int, int], None]
+"""Called with a stage's name, how much of it is done, and how much there is."""
+
+
+def element_bytes(o: CompileOptions) -> ElementBytes:
+    """What the elements of a program take, as passes count them."""
+    dtype, accum = (DTYPE_BYTES[d] for d in PRECISIONS[o.dtype])
+    return ElementBytes(element=dtype, accum=accum, partial=accum, margins=True)
+
+
+def recomputed(graph: Graph, o: CompileOptions) -> Graph:
+    """The primitives with what is made anew in the backward pass, if that was asked for."""
+    if o.recompute in ("none", "auto"):
+        return graph
+    return run_pipeline(graph, (Recompute(recompute=o.recompute, bytes_per=element_bytes(o)),))
+
+
+_FOR_TILES = (0.25, 0.4, 0.6)
+"""Shares of the buffer that groups leave to the tiles that stream through it, tried in turn."""
+
+
+def grouped(graph: Graph, machine: Machine, o: CompileOptions, share: float) -> Graph:
+    """The graph with its groups, which leave this share of the buffer to tiles."""
+    if o.serialize in ("none", "auto"):
+        return graph
+    room = machine.gbuf_bytes
+    serialize = SerializeMinibatch(
+        buffer_bytes=room,
+        reserved_bytes=int(room * share),
+        mode=o.serialize,
+        merge_moments=True,
+        bytes_per=element_bytes(o),
+    )
+    return run_pipeline(graph, (serialize,))
+
+
+def grouped_and_mapped(
+    graph: Graph, machine: Machine, o: CompileOptions, tell: Progress
+) -> tuple[Scope, Mapping]:
+    """Group the nodes and map all GEMMs.
+
+    Where a group does not fit, all are made again with more room for tiles; one that never fits is
+    dissolved into kernels of its nodes.
+    """
+
+    def attempt(candidate: Graph) -> tuple[Scope, Mapping]:
+        context = make_context(candidate, machine, o.dtype)
+        mapping = map_graph(
+            context, lambda done, total: tell("map", done, total), o.mapper, o.pinned
+        )
+        return context, mapping
+
+    found = graph
+    shares = _FOR_TILES if o.tiles is None else (o.tiles,)
+    for share in shares if o.serialize != "none" else ():
+        tell("group", 0, 1)
+        found = grouped(graph, machine, o, share)
+        with suppress(GroupDoesNotFit):
+            return attempt(found)
+    while True:
+        try:
+            return attempt(found)
+        except GroupDoesNotFit as error:
+            kept = tuple(g for g in found.groups if error.group not in g.nodes)
+            found = replace(found, groups=kept)
