@@ -164,7 +164,9 @@ def block():
     """Two convolutions with batch norms and a shortcut, and a classifier."""
     weights = {"w1": r(8, 3, 3, 3), "w2": r(8, 8, 3, 3), "w3": r(4, 8)}
     for n in ("1", "2"):
-        weights |= {f"{k}{n}": np.full(8, v, np.float32) for k, v in zip("gbmv", (1, 0, 0, 1))}
+        weights |= {
+            f"{k}{n}": np.full(8, v, np.float32) for k, v in zip("gbmv", (1, 0, 0, 1), strict=True)
+        }
     norms = [["1", *(f"{k}1" for k in "gbmv")], ["3", *(f"{k}2" for k in "gbmv")]]
     return build(
         [
