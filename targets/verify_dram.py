@@ -186,9 +186,13 @@ def _inside(
     """By dim: how the shared loops move what is touched, and its first and last index beside."""
     dims = []
     sizes = (prod(t.shape),) if flat else t.shape
-    for (low, width), size in zip(_box(move, t, flat), sizes, strict=True):
+    for k, ((low, width), size) in enumerate(zip(_box(move, t, flat), sizes, strict=True)):
         part, least, span = _split(low, move.trips, shared)
         first, last = least, least + span + width
+        limit = None if flat else move.extents[k].limit
+        if limit is not None and move.item.step[k] == 1:  # the last tile may be a smaller one
+            with_end, end, more = _split(low + limit, move.trips, shared)
+            last = min(last, end + more) if with_end == part else last
         if not part:
             first, last = max(first, 0), min(last, size)
         dims.append((part, first, last))

@@ -1,0 +1,57 @@
+"""A group that hands a part of the batch on through DRAM, in tiles that do not divide the part."""
+
+from __future__ import annotations
+
+from dataclasses import replace
+
+import pytest
+
+from ccnn.compiler.codegen import generate, make_context
+from ccnn.compiler.mapper import map_graph
+from ccnn.passes.graph import Builder, Group
+from ccnn.targets.machine import load_machine
+from ccnn.targets.text import print_program
+from ccnn.targets.text_parser import parse_program
+from ccnn.targets.verify import verify_program
+
+MACHINE = replace(load_machine("wavecore"), gbuf_bytes=150 * 1024)
+
+
+@pytest.fixture(scope="module")
+def text() -> str:
+    """Two iterations of 16 samples; what the first node makes is read three samples at a time.
+
+    The tensor has more elements than the verifier keeps one by one.
+    """
+    b = Builder("parts")
+    x = b.input("x", (32, 512, 1, 18))
+    y = b.emit("map", [x], name="a", exprs=("a + 1",), dtypes=("float",))
+    z = b.emit_all(
+        "reduce", [y], name="b", kind="sum", exprs=("a",), axes=(2, 3), dtypes=("accum",)
+    )
+    graph = replace(b.build(z), groups=(Group(("a", "b"), 16),))
+    context = make_context(graph, MACHINE, "bfloat16")
+    return print_program(generate(context, map_graph(context)))
+
+
+def findings(text: str) -> list[str]:
+    return [f.rule for f in verify_program(parse_program(text), MACHINE)]
+
+
+def test_the_last_tile_is_taken_for_as_small_as_it_is(text):
+    assert "{min(3,16-3*i2)" in text
+    assert findings(text) == []
+
+
+@pytest.mark.parametrize(
+    ("right", "wrong"),
+    [
+        ("{min(3,16-3*i2):512,512:1,1:1,1:1} <- a(", "{min(3,17-3*i2):512,512:1,1:1,1:1} <- a("),
+        ("<- a(3*i2,0,0,i3)", "<- a(3*i2+1,0,0,i3)"),
+        ("ST a(i0,256*i1,0,0)", "ST a(i0,128*i1,0,0)"),
+        ("loop i0 16", "loop i0 15"),
+    ],
+)
+def test_what_reads_beyond_the_part_is_found(text, right, wrong):
+    assert text.count(right) == 1
+    assert "contents" in findings(text.replace(right, wrong))
