@@ -7,7 +7,7 @@ BIN := .venv/bin
 # pytest itself, not python -m pytest: that would put the bare folders on the import path.
 PYTEST := $(BIN)/pytest
 
-.PHONY: help setup demo test quick check format lint types bench reproduce golden clean
+.PHONY: help setup demo test quick check format lint types docs bench reproduce golden clean
 .DEFAULT_GOAL := help
 
 help: ## show this list
@@ -45,6 +45,13 @@ lint: setup ## ruff's findings
 types: setup ## pyright's findings
 	@mkdir -p .cache && ln -sfn "$(CURDIR)" .cache/ccnn
 	@$(BIN)/pyright -p .cache/ccnn --pythonpath $(BIN)/python
+
+# The reference is read from a package ccnn that holds the three rooms and nothing else.
+docs: setup ## the documentation as a site, in build/site
+	@mkdir -p .cache/api/ccnn && touch .cache/api/ccnn/__init__.py
+	@for room in compiler passes targets; do ln -sfn "$(CURDIR)/$$room" .cache/api/ccnn/$$room; done
+	@NO_MKDOCS_2_WARNING=1 $(BIN)/python -m mkdocs build --strict -q
+	@echo "open build/site/index.html"
 
 bench: setup ## networks of the onnx package at batch 32, and ResNet-50 serialized; tables
 	@$(BIN)/python benchmarks/networks.py

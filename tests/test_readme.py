@@ -5,13 +5,13 @@ from __future__ import annotations
 import json
 import os
 import re
-import subprocess
-import sys
 import tomllib
 from pathlib import Path
 
 import onnx
 import pytest
+from documents import blocks as all_blocks
+from documents import commands, make_workplace, run, shell
 
 from ccnn.compiler.failure import MEANING
 
@@ -22,7 +22,7 @@ LIGHT = Path(onnx.__file__).parent / "backend/test/data/light"
 
 def blocks(language: str) -> list[str]:
     """The fenced blocks of a language, in order."""
-    return re.findall(rf"```{language}\n(.*?)```", README, re.DOTALL)
+    return [block.text for block in all_blocks(README) if block.language == language]
 
 
 def table(heading: str) -> dict[str, str]:
@@ -34,30 +34,14 @@ def table(heading: str) -> dict[str, str]:
 
 def tutorial() -> list[str]:
     """Every command of the tutorial."""
-    lines = "".join(blocks("console")).splitlines()
-    return [line.removeprefix("$ ") for line in lines if line.startswith("$ ")]
+    consoles = [block for block in all_blocks(README) if block.language == "console"]
+    return [command for block in consoles for command, _ in commands(block)]
 
 
 @pytest.fixture(scope="module")
 def workplace(tmp_path_factory) -> Path:
     """A folder where the commands find the test data and write their own files."""
-    folder = tmp_path_factory.mktemp("tutorial")
-    (folder / "tests").mkdir()
-    (folder / "tests" / "data").symlink_to(ROOT / "tests" / "data")
-    scripts = folder / "bin"
-    scripts.mkdir()
-    (scripts / "ccnn").write_text(f'#!/bin/sh\nexec "{sys.executable}" -m ccnn.compiler "$@"\n')
-    (scripts / "ccnn").chmod(0o755)
-    return folder
-
-
-def shell(workplace: Path, command: str) -> subprocess.CompletedProcess[str]:
-    """Run a line as a shell would."""
-    path = f"{workplace / 'bin'}{os.pathsep}{os.environ['PATH']}"
-    return subprocess.run(
-        ["sh", "-c", command], cwd=workplace, env={**os.environ, "PATH": path},
-        capture_output=True, text=True, check=False,
-    )  # fmt: skip
+    return make_workplace(tmp_path_factory.mktemp("tutorial"))
 
 
 @pytest.mark.slow
@@ -79,9 +63,7 @@ def test_the_tutorial_runs_word_for_word(workplace):
 @pytest.mark.slow
 def test_the_python_example_runs(workplace):
     (example,) = blocks("python")
-    done = subprocess.run(
-        [sys.executable, "-c", example], cwd=workplace, capture_output=True, text=True
-    )
+    done = run(workplace, "python", "-c", example)
     assert done.returncode == 0, done.stderr
     assert re.fullmatch(r"\d+ \d+ \d+\.\d%\n", done.stdout)
 
