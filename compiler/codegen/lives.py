@@ -6,8 +6,60 @@ from collections.abc import Mapping, Sequence
 from dataclasses import replace
 
 from ccnn.compiler.codegen.packing import Rectangle, pack
+from ccnn.compiler.codegen.scope import Margin, Scope
 from ccnn.passes.graph import Node
 from ccnn.passes.steps import ARRAY_OPS
+
+
+def in_place(
+    context: Scope,
+    nodes: Sequence[Node],
+    names: Mapping[str, str],
+    margins: Mapping[str, Margin],
+    rectangles: Sequence[Rectangle],
+) -> dict[str, str]:
+    """Regions that a map writes over an operand that nobody reads afterwards, to the region that
+    such a row of maps begins with."""
+    known = {r.name: r for r in rectangles}
+    shared: dict[str, str] = {}
+    given: set[str] = set()
+
+    def same(tensor: str, out: str) -> bool:
+        a, b = names[tensor], names[out]
+        graph, dtypes = context.graph, context.dtypes
+        return (
+            graph[tensor].shape == graph[out].shape
+            and dtypes[a] == dtypes[b]
+            and known[a].size == known[b].size
+            and margins.get(a) == margins.get(b)
+        )
+
+    for place, node in enumerate(nodes):
+        out = node.outputs[0]
+        if node.op != "map" or len(node.outputs) > 1 or out not in names:
+            continue
+        made = known[names[out]]
+        for tensor in node.inputs:
+            read = known[names[tensor]] if tensor in names else None
+            if read is None or read.end != place + 1 or read.name in given:
+                continue
+            if made.begin == place and same(tensor, out):
+                shared[made.name] = shared.get(read.name, read.name)
+                given.add(read.name)
+                break
+    return shared
+
+
+def joined(rectangles: Sequence[Rectangle], shared: Mapping[str, str]) -> tuple[Rectangle, ...]:
+    """One rectangle for each row of regions that share an address."""
+    found: dict[str, Rectangle] = {}
+    for r in rectangles:
+        name = shared.get(r.name, r.name)
+        old = found.get(name, r)
+        begin, end = min(old.begin, r.begin), max(old.end, r.end)
+        found[name] = Rectangle(name, begin, end, r.size)
+    return tuple(found.values())
+
 
 _AHEAD = 2
 """How many array nodes before their first use regions are fetched, where there is room."""

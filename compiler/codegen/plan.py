@@ -14,7 +14,7 @@ from math import prod
 
 from ccnn.compiler.codegen.convolution import Conv, ConvDw, ConvDx
 from ccnn.compiler.codegen.emit import CodegenError, Region, Segment, segments
-from ccnn.compiler.codegen.lives import lengthened
+from ccnn.compiler.codegen.lives import in_place, joined, lengthened
 from ccnn.compiler.codegen.packing import ALIGNMENT, Rectangle, pack
 from ccnn.compiler.codegen.scope import Margin, Scope, with_margin
 from ccnn.compiler.mapping import GroupDoesNotFit
@@ -120,8 +120,11 @@ def plan_group(context: Scope, group: Group, axis: BatchAxis, root: Mapping[str,
     rectangles += [
         Rectangle(f"{o}", 0, len(nodes), _bytes(graph[o].shape, context.accum)) for o in sums
     ]
-    placed = pack(tuple(rectangles))
+    shared = in_place(context, nodes, names, margins, rectangles)
+    placed = pack(joined(rectangles, shared))
     fetches, placed = lengthened(context.machine.gbuf_bytes, nodes, names, placed)
+    addresses = {r.name: r.address for r in placed}
+    rectangles = [replace(r, address=addresses[shared.get(r.name, r.name)]) for r in rectangles]
     height = max((r.address + r.size for r in placed), default=0)
     # nodes share pipes only where engines and depths agree, so several sets stand side by side
     budget = (context.machine.gbuf_bytes - height) * 3 // 10
@@ -140,7 +143,7 @@ def plan_group(context: Scope, group: Group, axis: BatchAxis, root: Mapping[str,
         names,
         {name: m for name, m in margins.items() if name in wanted},
         fetches,
-        placed,
+        tuple(rectangles),
         tuple(sums),
         tuple(o for o in gathered if o not in sums),
         published,
