@@ -53,6 +53,7 @@ def grouped(graph: Graph, machine: Machine, o: CompileOptions, share: float) -> 
         reserved_bytes=int(room * share),
         mode=o.serialize,
         merge_moments=True,
+        in_place=True,
         bytes_per=element_bytes(o),
     )
     return run_pipeline(graph, (serialize,))

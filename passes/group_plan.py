@@ -42,7 +42,7 @@ class Plan:
 class Tables:
     """The stores of a step as arrays."""
 
-    def __init__(self, steps: Steps) -> None:
+    def __init__(self, steps: Steps, in_place: bool = False) -> None:
         stores = list(steps.stores.values())
         self.steps = steps
         self.number = {s.name: k for k, s in enumerate(stores)}
@@ -64,6 +64,21 @@ class Tables:
         self.layers = np.concatenate([[0], np.cumsum(layers)]).astype(np.int64)
         """Layers before each position; a layer is a convolution or product of samples."""
         self.merges = [steps.axis.kinds[n.name] == "merges" for n in steps.nodes]
+        over = [o for k in range(end) for o in self._over(k)] if in_place else []
+        self.over = np.array(over, np.int64).reshape(-1, 3)
+        """Rows (position of a map, operand, result): the result may lie where the operand did."""
+
+    def _over(self, k: int) -> list[tuple[int, int, int]]:
+        node, graph = self.steps.nodes[k], self.steps.graph
+        if node.op != "map" or len(node.outputs) > 1:
+            return []
+        out, made = graph[node.outputs[0]], self.writes[k][0]
+        read = {
+            self.number[self.steps.root[i]]
+            for i in node.inputs
+            if i and (graph[i].shape, graph[i].dtype) == (out.shape, out.dtype)
+        }
+        return [(k, s, made) for s in sorted(read) if self.room[s] == self.room[made]]
 
 
 class Window:
@@ -141,7 +156,22 @@ class Look:
         room = self.of(t.room)[resident]
         change = np.bincount(self.first[resident] - low, room, count + 1)
         change -= np.bincount(self.last[resident] - low + 1, room, count + 1)
-        return np.cumsum(change[:count])
+        live = np.cumsum(change[:count], dtype=np.float64)
+        if len(t.over):
+            at, made = self._written_over(resident)
+            live[at - low] -= t.room[made]
+        return live
+
+    def _written_over(self, resident: np.ndarray) -> tuple[np.ndarray, np.ndarray]:
+        """Positions where a result takes the place of an operand, and the results."""
+        t = self.window.tables
+        first, last = np.full((2, len(t.names)), -1, np.int64)
+        there = self.window.touched[resident]
+        first[there], last[there] = self.first[resident], self.last[resident]
+        at, read, made = t.over.T
+        fits = (at >= self.window.low) & (first[made] == at) & (last[read] == at)
+        _, one = np.unique(at[fits], return_index=True)
+        return at[fits][one], made[fits][one]
 
     def saved(self) -> np.ndarray:
         """Bytes that each store saves by being resident."""

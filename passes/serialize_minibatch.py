@@ -70,6 +70,8 @@ class SerializeMinibatch:
     """What it costs to start a kernel once more, in bytes that could be moved in that time."""
     merge_moments: bool = False
     """Whether the target can merge moments of sub-batches; else they are a barrier."""
+    in_place: bool = False
+    """Whether a map writes over an operand of its shape that nobody reads afterwards."""
     most_units: int = 128
     """Neighbouring units that move less than this part of all bytes are cut as one."""
     bytes_per: ElementBytes = field(default_factory=ElementBytes)
@@ -123,7 +125,7 @@ class Planner:
         )
         self.units = len(self.bounds) - 1
         self.plan = cache(self._plan)
-        self._tables = Tables(steps)
+        self._tables = Tables(steps, options.in_place)
         self._terms = (self.batch, options.start_bytes)
         self._windows: dict[int, Window] = {}
         self._hopeless: dict[int, int] = {}

@@ -96,20 +96,6 @@ def looped(steps: Steps, i: int, j: int) -> bool:
     return all(steps.barrier[k] < i for k in range(i, j))
 
 
-def peak(live: Iterable[Use], i: int, j: int) -> tuple[float, int]:
-    """The most room a sample takes with these stores resident, and the position where."""
-    change = [0.0] * (j - i + 1)
-    for use in live:
-        change[use.first - i] += use.store.room
-        change[use.last - i + 1] -= use.store.room
-    most, where, now = 0.0, i, 0.0
-    for k, step in enumerate(change):
-        now += step
-        if now > most:
-            most, where = now, i + k
-    return most, where
-
-
 def moved(found: dict[str, Use], iterations: int, on_chip: Collection[str]) -> tuple[int, int]:
     """Bytes (read, written) of a group whose resident and kept stores are `on_chip`."""
     read = written = 0
