@@ -244,3 +244,28 @@ def test_units_begin_where_one_tensor_leads_on():
 def test_options_are_checked(options, message):
     with pytest.raises(GraphError, match=message):
         SerializeMinibatch(**options)
+
+
+def maps(*exprs: str) -> Graph:
+    """Maps one after the other, the last one reading the input as well."""
+    b = Builder("maps")
+    x = b.input("x", (BATCH, 16))
+    y = x
+    for i, expr in enumerate(exprs):
+        inputs = [y, x] if "b" in expr else [y]
+        y = b.emit("map", inputs, name=f"n{i}", exprs=(expr,), dtypes=("float",))
+    return b.build([y])
+
+
+def test_a_map_takes_no_room_beside_an_operand_that_nobody_reads_afterwards():
+    sample = 16 * ElementBytes().element
+    for exprs, apart, together in (
+        (("a + 1", "a * 2", "a - 3"), 2, 1),  # x, read once, is never on chip
+        (("a + 1", "a * 2", "a - b"), 3, 2),  # x stays to the end
+    ):
+        for in_place, room in ((False, apart), (True, together)):
+            for samples in (1, 2, 4):
+                grouped = SerializeMinibatch(
+                    buffer_bytes=room * sample * samples, in_place=in_place, mode="mbs2"
+                )(maps(*exprs))
+                assert [g.sub_batch for g in grouped.groups] == [samples]

@@ -20,7 +20,7 @@ from ccnn.compiler.codegen.scope import Scope, dense, view_of
 from ccnn.compiler.codegen.waves import Block, Wanted, declare_array, exchanges, write_waves
 from ccnn.compiler.cut import Cut, Triple, flow_named
 from ccnn.compiler.mapping import Tiling
-from ccnn.targets.program import ZERO, Affine, Load, Map, Store, View
+from ccnn.targets.program import DTYPE_BYTES, ZERO, Affine, Load, Map, Store, View
 
 Starts = tuple[Affine, ...]
 Cuts = Mapping[tuple[Triple, str], Cut]
@@ -144,8 +144,9 @@ class _Writer:
         name, dtype, slots, taker = "result", g.dtypes[g.out], self.slots["result"], "store"
         if self.converts:
             spills = g.out in self.scope.partial and not self.scope.final
-            # what gathers in DRAM is fetched while the sums before it are still in the making
-            slots = 2 if g.out in self.scope.partial else 1
+            # small sums that gather in DRAM are fetched while those before are still in the making
+            small = prod(self.shapes["result"]) * DTYPE_BYTES[g.accum] <= self.scope.budget // 8
+            slots = 2 if small and g.out in self.scope.partial else 1
             name, dtype, taker = "sums", g.accum, "store" if spills else "vector"
         # whoever opens a slot, the drain fills it: a pipe of its own
         size = prod(self.shapes["result"])

@@ -41,7 +41,8 @@ class GroupPlan:
     axis: BatchAxis
     runs: tuple[Run, ...]
     names: Mapping[str, str]
-    """Tensors that stay in the buffer to the tensor whose region they lie in."""
+    """Tensors that stay in the buffer to the tensor that their region is called after: the one
+    whose bytes they show, or in whose place a map wrote them."""
     margins: Mapping[str, Margin]
     """Regions that keep zeros around each plane, for the convolutions that read beyond it."""
     fetches: Mapping[int, tuple[tuple[str, str], ...]]
@@ -123,8 +124,7 @@ def plan_group(context: Scope, group: Group, axis: BatchAxis, root: Mapping[str,
     shared = in_place(context, nodes, names, margins, rectangles)
     placed = pack(joined(rectangles, shared))
     fetches, placed = lengthened(context.machine.gbuf_bytes, nodes, names, placed)
-    addresses = {r.name: r.address for r in placed}
-    rectangles = [replace(r, address=addresses[shared.get(r.name, r.name)]) for r in rectangles]
+    names = {t: shared.get(region, region) for t, region in names.items()}
     height = max((r.address + r.size for r in placed), default=0)
     # nodes share pipes only where engines and depths agree, so several sets stand side by side
     budget = (context.machine.gbuf_bytes - height) * 3 // 10
@@ -143,7 +143,7 @@ def plan_group(context: Scope, group: Group, axis: BatchAxis, root: Mapping[str,
         names,
         {name: m for name, m in margins.items() if name in wanted},
         fetches,
-        tuple(rectangles),
+        placed,
         tuple(sums),
         tuple(o for o in gathered if o not in sums),
         published,
