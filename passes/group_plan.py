@@ -70,7 +70,7 @@ class Tables:
 
     def _over(self, k: int) -> list[tuple[int, int, int]]:
         node, graph = self.steps.nodes[k], self.steps.graph
-        if node.op != "map" or len(node.outputs) > 1:
+        if node.op != "map" or len(node.outputs) != 1:
             return []
         out, made = graph[node.outputs[0]], self.writes[k][0]
         read = {
