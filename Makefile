@@ -60,6 +60,7 @@ bench: setup ## networks of the onnx package at batch 32, and ResNet-50 serializ
 reproduce: setup ## shipped networks against PyTorch's results, figures of papers (an hour); tables
 	@$(BIN)/python benchmarks/reproduce.py
 	@$(BIN)/python benchmarks/flexsa.py --training
+	@$(BIN)/python benchmarks/intergrad.py
 	@$(BIN)/python benchmarks/mbs_model.py
 	@$(BIN)/python benchmarks/mbs.py --gbuf 10
 

@@ -11,7 +11,8 @@ side s in n, an array of r rows and q columns, and a fold of T steps taking T + 
 InterGrad (Unnikrishnan & Parhi, TCAS-I 2023) interleaves held weights with held results: a PE has
 the weight W[k, m] and the sum dW[k, m], and dY[p, k] meets both in turns, so it is read once.
 Words are those over the array's edges, partial sums of dX or dW read back and written included.
-The formulas are worked out from those dataflows, not the paper's printed ones.
+The formulas are worked out from those dataflows, not the paper's printed ones, and `Counting` says
+what else may have been counted.
 """
 
 from __future__ import annotations
@@ -48,8 +49,23 @@ class Layer:
 
 
 @dataclass(frozen=True)
+class Counting:
+    """What is counted besides streaming."""
+
+    drained: bool = True
+    """Held results take a side's cycles to leave the array, before the next fold."""
+    overlapped: bool = False
+    """Loads, drains and skew hide behind other folds: a fold of T steps takes max(T, side)."""
+    accumulated: bool = False
+    """Partial sums are added below the array and cross its edge once, not read back."""
+
+
+PLAIN = Counting()
+
+
+@dataclass(frozen=True)
 class GradientCost:
-    """What both gradients take under a schedule."""
+    """What both gradients take under a schedule, or one GEMM."""
 
     schedule: str
     cycles: int
@@ -57,26 +73,52 @@ class GradientCost:
     """Over the array's edges."""
 
 
-def gradient_cost(layer: Layer, rows: int, cols: int, schedule: str) -> GradientCost:
+def held_weights(
+    t: int, k: int, m: int, rows: int, cols: int, counting: Counting = PLAIN
+) -> tuple[int, int]:
+    """(cycles, words) of t x k times k x m with blocks of the k x m held."""
+    folds, deep = -(-k // rows) * -(-m // cols), -(-k // rows)
+    sums = deep if counting.accumulated else 2 * deep - 1
+    return folds_cycles(folds, t, rows, cols, counting), k * m + t * k * -(
+        -m // cols
+    ) + t * m * sums
+
+
+def held_results(
+    t: int, k: int, m: int, rows: int, cols: int, counting: Counting = PLAIN
+) -> tuple[int, int]:
+    """(cycles, words) of k x t times t x m with blocks of the k x m result held."""
+    down, across = -(-k // rows), -(-m // cols)
+    unloaded = 0 if counting.drained or counting.overlapped else down * across * rows
+    cycles = folds_cycles(down * across, t, rows, cols, counting) - unloaded
+    return cycles, t * k * across + t * m * down + k * m
+
+
+def folds_cycles(folds: int, steps: int, rows: int, cols: int, counting: Counting) -> int:
+    """Cycles of folds of so many steps each."""
+    skew = 2 * rows + cols - 2
+    if counting.overlapped:
+        return folds * max(steps, rows) + skew
+    return folds * (steps + skew)
+
+
+def gradient_cost(
+    layer: Layer, rows: int, cols: int, schedule: str, counting: Counting = PLAIN
+) -> GradientCost:
     """Cycles and words of both gradients; the module's formulas."""
     if schedule not in SCHEDULES:
         raise MappingError(f"no schedule '{schedule}'; there are {', '.join(SCHEDULES)}")
     p, k, m = layer.p, layer.k, layer.m
-    across, by_k, by_p = -(-m // cols), -(-k // rows), -(-p // rows)
-    fold = 2 * rows + cols - 2
-    dy = p * k * across
-    kept = by_k * across * (p + fold), k * m + dy + p * m * (2 * by_k - 1)
-    streamed = by_p * across * (k + fold)
+    array = rows, cols, counting
     flow_x, flow_w = SCHEDULES[schedule]
     if flow_x == "pair":
+        down, across = -(-k // rows), -(-m // cols)
+        cycles = folds_cycles(down * across, 2 * p, *array) + rows
         # dW leaves with the sums of each fold, and dY comes once for both
-        words = kept[1] + p * m * by_k + k * m
-        return GradientCost(schedule, by_k * across * (2 * p + fold) + rows, words)
-    x = kept if flow_x == "ws" else (streamed, dy + k * m * by_p + p * m)
-    if flow_w == "os":
-        w = kept[0], dy + p * m * by_k + k * m
-    else:
-        w = streamed, p * m + dy + k * m * (2 * by_p - 1)
+        words = held_weights(p, k, m, *array)[1] + p * m * down + k * m
+        return GradientCost(schedule, cycles, words)
+    x = held_weights(p, k, m, *array) if flow_x == "ws" else held_results(k, p, m, *array)
+    w = held_results(p, k, m, *array) if flow_w == "os" else held_weights(k, p, m, *array)
     return GradientCost(schedule, x[0] + w[0], x[1] + w[1])
 
 
