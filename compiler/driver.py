@@ -36,6 +36,7 @@ from ccnn.passes.norm_policy import NormPolicy
 from ccnn.passes.pipeline import DEFAULT, run_pipeline
 from ccnn.passes.recompute import Recompute
 from ccnn.passes.serialize_minibatch import SerializeMinibatch
+from ccnn.passes.share_gradients import ShareGradients
 from ccnn.passes.traffic import estimate
 from ccnn.targets.machine import Machine, MachineError, load_machine
 from ccnn.targets.program import Program
@@ -215,6 +216,9 @@ def _front(
         read.graph, read.loss, input_gradients=inputs, frozen=o.freeze, optimizer=o.optimizer
     )
     watch("differentiate", step)
+    if machine.cores > 1:
+        step = run_pipeline(step, (ShareGradients(machine.cores),))
+        watch(ShareGradients.name, step)
     tell("lower", 0, 1)
     primitives = run_pipeline(step, DEFAULT, lambda each, graph: watch(each.name, graph))
     return _Front(machine, read, step, primitives)

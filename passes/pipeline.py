@@ -19,6 +19,7 @@ from ccnn.passes.norm_policy import NormPolicy
 from ccnn.passes.plugins import PluginError, load_plugin, plugin_names
 from ccnn.passes.recompute import Recompute
 from ccnn.passes.serialize_minibatch import SerializeMinibatch
+from ccnn.passes.share_gradients import ShareGradients
 from ccnn.passes.simplify import Simplify
 from ccnn.passes.split_batchnorm import SplitBatchNorm
 
@@ -42,6 +43,7 @@ PASSES: dict[str, type[Pass]] = {
         NormPolicy,
         Recompute,
         SerializeMinibatch,
+        ShareGradients,
         Simplify,
         SplitBatchNorm,
     )

@@ -69,6 +69,8 @@ class Machine:
     barrier_cycles: int
     energy: tuple[EnergyRow, ...]
     cores: int = 1
+    """Cores like this one, each with memory and bandwidth of its own share of the DRAM; all run the
+    same program, on their parts of the mini-batch."""
     groups: int = 1
     units: int = 1
     modes: tuple[Mode, ...] = ()
@@ -320,11 +322,12 @@ def describe(machine: Machine) -> str:
     """The machine in about twenty lines of text, each number with its unit."""
     m = machine
     weights = "double buffered weights" if m.weight_buffers == 2 else "one weight register"
-    peak = 2 * m.arrays * m.rows * m.cols * m.clock_ghz / 1000
+    peak = 2 * m.cores * m.arrays * m.rows * m.cols * m.clock_ghz / 1000
+    cores = "" if m.cores == 1 else f", {m.cores} cores; what follows is of each"
     several = "" if m.arrays == 1 else f", {m.groups} groups of {m.units}"
     lines = [
         f"{m.name}: {m.description}",
-        f"  clock       {m.clock_ghz:g} GHz, peak {peak:.4g} TFLOPS",
+        f"  clock       {m.clock_ghz:g} GHz, peak {peak:.4g} TFLOPS{cores}",
         f"  array       {m.rows} x {m.cols} PEs, {weights}{several}",
         *describe_modes(m.modes),
         f"  lbuf_v      {m.lbuf_v_slots} slots of {m.rows} x {m.cols} words",

@@ -136,6 +136,80 @@ def test_exact_equals_brute_force(name: str, m: int, n: int, k: int, whole: bool
     assert found.gap == 0
 
 
+# The same oracle with everything that is charged: fill and drain, reductions, DRAM.
+
+CHARGED = {
+    "little memory": replace(TINY, modes=FLEX, gbuf_bytes=160),
+    "slow memory": replace(TINY, modes=ODD, gbuf_bytes=600, dram_bandwidth_gib_s=0.5),
+    "two groups, two units": replace(
+        TINY, modes=FLEX, groups=2, units=2, lanes=2, gbuf_bytes=300, dram_bandwidth_gib_s=2
+    ),
+    "one register, short waves": replace(
+        TINY, weight_buffers=1, acc_rows=5, lbuf_h_rows=4, gbuf_bytes=400, dram_bandwidth_gib_s=1
+    ),
+}
+
+
+def least_dram(sizes, groups, machine: Machine) -> int | None:
+    """Bytes over all tilings of a group's part into x by y tiles of results; None if none fits."""
+    m, n, k = (ceil(s / g) for s, g in zip(sizes, groups, strict=True))
+    slices = 2 * 2 * min(k, machine.rows)
+    fits = []
+    if min(m, n) * (2 * k + 4) + slices <= machine.gbuf_bytes:
+        fits.append((1, 1))
+    for x, y in pairs(range(1, m + 1), range(1, n + 1)):
+        rows, cols = ceil(m / x), ceil(n / y)
+        if 4 * rows * cols + (rows + cols) * slices <= machine.gbuf_bytes:
+            fits.append((x, y))
+    m, n, k = sizes
+    over_m, over_n, _ = groups
+    moved = (m * k * y * over_n + n * k * x * over_m + m * n for x, y in fits)
+    return min((2 * words for words in moved), default=None)
+
+
+def brute_force_charged(product: Product, machine: Machine) -> int | None:
+    """Least cycles over dataflows, orientations and parts; None if no tile fits the buffer."""
+    orders = {"ws": [(0, 1, 2), (1, 0, 2)], "os": [(2, 1, 0), (2, 0, 1)]}
+    known = {mode.dataflow for mode in machine.array_modes} & set(orders)
+    best = None
+    over, within = (
+        [s for s in pairs(range(1, count + 1), repeat=3) if prod(s) == count]
+        for count in (machine.groups, machine.units)
+    )
+    for groups, units in pairs(over, within):
+        dram = least_dram(product.sizes, groups, machine)
+        if dram is None:
+            continue
+        split = [g * u for g, u in zip(groups, units, strict=True)]
+        part = [ceil(s / p) for s, p in zip(product.sizes, split, strict=True)]
+        adds = product.m * product.n * (split[2] - 1)
+        for flow, order in ((f, o) for f in known for o in orders[f]):
+            length, width, depth = (part[i] for i in order)
+            busy = least_cycles(machine, Rules(), flow, (length, width, depth), True)
+            fill = 2 * min(depth, machine.rows) + min(width, machine.cols) - 2
+            cycles = max(
+                busy + fill + ceil(adds / machine.lanes), ceil(dram / machine.bytes_per_cycle)
+            )
+            best = cycles if best is None else min(best, cycles)
+    return best
+
+
+@pytest.mark.parametrize("name", CHARGED)
+@settings(max_examples=40, deadline=None, derandomize=True)
+@given(m=sizes, n=sizes, k=sizes)
+def test_exact_equals_brute_force_with_all_that_is_charged(name: str, m: int, n: int, k: int):
+    product, machine = Product(m, n, k), CHARGED[name]
+    want = brute_force_charged(product, machine)
+    if want is None:
+        with pytest.raises(MappingError, match="no tile"):
+            map_product(product, machine)
+        return
+    found = map_product(product, machine)
+    assert found.cycles == want
+    assert found.gap == 0
+    assert found.floor <= want
+
+
 def check_legal(mapping: ArrayMapping, machine: Machine) -> None:
     """Nothing left out, nothing twice, nothing larger than where it goes."""
     cut, modes = mapping.cut, {m.name: m for m in machine.array_modes}

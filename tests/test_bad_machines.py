@@ -32,7 +32,7 @@ BAD = [
     ("impossible date", HEAD + "clock_ghz: 2020-99-01\n", ["line 4", "clock_ghz"]),
     ("endless digits", HEAD + "barrier_cycles: " + "9" * 5000 + "\n", ["line 4", "plain digits"]),
     ("duplicate key", HEAD + "clock_ghz: 1\nclock_ghz: 2\n", ["line 5", "twice", "line 4"]),
-    ("two cores", HEAD + "cores: 2\n", ["line 4", "only 1 is supported"]),
+    ("too many cores", HEAD + "cores: 17\n", ["line 4", "largest value is 16"]),
     ("unknown action", HEAD + "energy:\n  mac_8bit:\n    pj: 1\n", ["line 5", "mac_8bit"]),
     ("no source", HEAD + "energy:\n  mac_16bit:\n    pj: 1\n", ["line 5", "lacks the key source"]),
     ("bad name", "name: a b\ndescription: d\ninherits: tiny\n", ["line 1", "letters"]),

@@ -36,7 +36,7 @@ def values_for(graph: Graph) -> dict[str, np.ndarray]:
     }
 
 
-CHANGES_VALUES = {"norm-policy"}
+CHANGES_VALUES = {"norm-policy", "share-gradients"}
 
 
 def pass_of(text: str) -> Pass:

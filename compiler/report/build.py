@@ -109,6 +109,14 @@ def _notes(c: Compilation) -> list[str]:
             f"note: batch norms were replaced (--norm {c.options.norm}): the step computes "
             "something else than the model"
         )
+    if c.machine.cores > 1:
+        cores, samples = c.machine.cores, _model(c)["batch"]
+        notes.append(
+            f"note: {c.machine.name} has {cores} cores, and each runs this program on {samples} of "
+            f"{cores * samples} samples; all figures are of one core, batch norms see its samples "
+            "only; the others' gradients are read from memory, as inputs peer1/NAME …; no time is "
+            "charged for waiting for them, as all cores keep pace"
+        )
     return notes
 
 
