@@ -65,11 +65,15 @@ MAC = "mac_16bit"
 SAVED = 0.28
 """Energy that FlexSA saves over naive splitting, by the paper; its prices are not public."""
 PAPER = """\
-of these only those marked * are stated in what is public of the paper; the others are recalled
+What the paper says, as far as it is public (*) or recalled by those who read it:
   PE use of 1 x 128, ResNet-50 dense: 0.83; over runs of pruning, weak and strong: 0.69, 0.58
   words against 1 x 128, dense: 4 x 64 1.5x, 16 x 32 2.7x
   * PE use of FlexSA over one large array: +37 %
   * reuse on chip over naive splitting: 1.7x; energy: 28 % less
+Why figures here differ: the ideal accounting gives the recalled ones, apart from pruning, where its
+runs were stronger than those of the public log (by the work they leave); reuse is that of 4G1F
+against 16 x 32; the prices of its energies, the sizes of its local buffers and its pruned
+Inception-v4 are not public, so that one is dense here; DenseNet-121 is no network of the paper.
 """
 
 
