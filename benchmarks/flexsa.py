@@ -215,7 +215,8 @@ def show_energy(gemms: Sequence[Gemm]) -> None:
         reuse, saved, mac = savings(gemms, flexible, naive)
         sys.stdout.write(
             f"  {MACHINES[flexible]} against {MACHINES[naive]}: words {reuse:.2f}x fewer, energy "
-            f"{saved:.1%} less; {SAVED:.0%} less if a MAC took {mac:.2f} pJ\n"
+            f"{saved:.1%} less; {SAVED:.0%} less "
+            + (f"if a MAC took {mac:.2f} pJ\n" if mac > 0 else "at no price of a MAC\n")
         )
 
 
