@@ -4,20 +4,26 @@ from __future__ import annotations
 
 import shutil
 from collections.abc import Iterator
+from contextlib import contextmanager
+from dataclasses import replace
 from pathlib import Path
 
 import pytest
+from axe_playwright_python.sync_playwright import Axe
 from playwright.sync_api import Browser, Page, sync_playwright
 
 from ccnn.compiler import CompileOptions, compile_model
+from ccnn.compiler.driver import Compilation
 from ccnn.compiler.report import build_report
 from ccnn.compiler.report.html import report_html
+from ccnn.targets.machine import load_machine
 from ccnn.targets.simulator import simulate
 
 pytestmark = pytest.mark.slow
 MODEL = Path(__file__).parent / "data" / "resnet8_cifar" / "model.onnx"
 CHROMIUMS = ("chromium", "chromium-browser", "google-chrome")
-PATIENCE = 300_000
+DESKTOP, PHONE = 1440, 390
+PATIENCE = 120_000
 """Milliseconds until a page that never gets ready fails its test; never waited for in full."""
 
 
@@ -38,38 +44,88 @@ def browser() -> Iterator[Browser]:
         browser.close()
 
 
+def conventional() -> Compilation:
+    return compile_model(MODEL, CompileOptions(batch=4))
+
+
+def grouped() -> Compilation:
+    """Layers in groups that take a mini-batch in several passes."""
+    small = replace(load_machine("wavecore"), gbuf_bytes=2**20)
+    return compile_model(
+        MODEL,
+        CompileOptions(small, 32, norm="group", serialize="mbs2", recompute="cheap"),
+    )
+
+
+def with_references(report: dict) -> dict:
+    """The report with a strong baseline and a waterfall, whose figures are made up."""
+    totals = report["totals"]
+    steps = [("conventional", 3.0), ("fuse", 2.0), ("serialize", 0.5), ("recompute", 1.0)]
+    keys = ("cycles", "seconds", "dram_read_bytes", "dram_write_bytes", "gbuf_bytes", "energy_pj")
+    return report | {
+        "strong_baseline": {key: 2 * value for key, value in totals.items()},
+        "waterfall": [
+            {"name": name, "says": f"what {name} does", "totals": {k: f * totals[k] for k in keys}}
+            for name, f in steps
+        ],
+    }
+
+
 @pytest.fixture(scope="module")
-def written(tmp_path_factory):
-    """report.html of a small network, and the report it shows."""
-    c = compile_model(MODEL, CompileOptions(batch=4))
-    trace = simulate(c.program, c.machine)
-    report = build_report(c, trace, trace, ("machine wavecore (--target)",))
-    file = tmp_path_factory.mktemp("report") / "report.html"
-    text = report_html(report, c.program, c.machine, c.mapping.tilings, trace)
-    file.write_text(text, encoding="utf-8")
-    return file, report
+def reports(tmp_path_factory):
+    """File and report by name: one conventional, one with all that a report may have."""
+    folder = tmp_path_factory.mktemp("reports")
+    found = {}
+    for make in (conventional, grouped):
+        c = make()
+        trace = simulate(c.program, c.machine)
+        report = build_report(c, trace, trace, ("machine wavecore (--target)",))
+        if make is grouped:
+            report = with_references(report)
+        file = folder / f"{make.__name__}.html"
+        file.write_text(report_html(report, c.program, c.machine, c.mapping.tilings, trace))
+        found[make.__name__] = file, report
+    return found
 
 
-@pytest.fixture(params=[1440, 390], ids=["desktop", "phone"])
-def page(browser, written, request) -> Iterator[Page]:
-    """The page, opened from disk and ready; in the end nothing may have gone wrong on it."""
-    context = browser.new_context(viewport={"width": request.param, "height": 900}, offline=True)
+@contextmanager
+def opened(browser: Browser, file: Path, width: int, scheme: str = "light") -> Iterator[Page]:
+    """A report, opened from disk and ready; in the end nothing may have gone wrong on it."""
+    context = browser.new_context(
+        viewport={"width": width, "height": 900}, offline=True, color_scheme=scheme
+    )
     context.set_default_timeout(PATIENCE)
     page = context.new_page()
     faults: list[str] = []
     page.on("console", lambda message: faults.append(message.text))
     page.on("pageerror", lambda error: faults.append(str(error)))
     page.on("requestfailed", lambda request: faults.append(request.url))
-    page.goto(written[0].as_uri())
+    page.goto(file.as_uri())
     page.wait_for_selector("html[data-ready=yes]", state="attached")
     yield page
     assert faults == []
     context.close()
 
 
-@pytest.fixture(scope="module")
-def report(written):
-    return written[1]
+CASES = [("conventional", DESKTOP), ("grouped", DESKTOP), ("grouped", PHONE)]
+
+
+@pytest.fixture(params=CASES, ids=["conventional", "grouped", "grouped on a phone"])
+def shown(browser, reports, request) -> Iterator[tuple[Page, dict]]:
+    name, width = request.param
+    file, report = reports[name]
+    with opened(browser, file, width) as page:
+        yield page, report
+
+
+@pytest.fixture
+def page(shown) -> Page:
+    return shown[0]
+
+
+@pytest.fixture
+def report(shown) -> dict:
+    return shown[1]
 
 
 def shown_layers(page: Page) -> list[int]:
@@ -105,11 +161,53 @@ def test_the_table_can_be_searched_and_filtered(page, report):
     assert shown_layers(page) == everything
 
 
+def chosen(page: Page) -> list[int]:
+    """The layer that the address, the table, the detail and the graph have chosen, once each."""
+    return page.evaluate(
+        """() => [
+          +location.hash.slice(2),
+          +document.querySelector("#layer-table tr.chosen").dataset.l,
+          D.layers.findIndex((_, n) => title(n) ===
+            document.querySelector("#detail-body .name").textContent),
+          +document.querySelector("#graph-plot .node.chosen").dataset.l,
+        ]"""
+    )
+
+
 def test_a_layer_chosen_anywhere_is_chosen_everywhere(page, report):
-    page.click('#graph-plot .node[data-l="3"]')
-    assert page.evaluate("location.hash") == "#L3"
-    assert page.get_attribute("#layer-table tr.chosen", "id") == "L3"
-    assert report["layers"][3]["node"] in (page.text_content("#detail-body .name") or "")
+    for selector, layer in (
+        ('#graph-plot .node[data-l="3"] text', 3),
+        ("#layer-table #L5 a", 5),
+        ("#roofline-plot .dot", None),
+    ):
+        place = page.locator(selector).first
+        layer = int(place.get_attribute("data-l") or 0) if layer is None else layer
+        place.dispatch_event("click")
+        assert chosen(page) == [layer] * 4
+    box = page.locator("#timeline-plot").bounding_box()
+    page.locator("#timeline-plot").click(position={"x": box["width"] / 3, "y": 100})
+    first, *others = page.evaluate("[state.layer]") + chosen(page)[:3]
+    assert others == [first] * 3
+
+
+def test_a_link_to_a_layer_chooses_it(page, report):
+    backward = next(n for n, row in enumerate(report["layers"]) if row["phase"] == "backward")
+    page.evaluate(f"location.hash = '#L{backward}'")
+    page.wait_for_selector(f"#layer-table #L{backward}.chosen", state="attached")
+    name = page.text_content("#detail-body .name") or ""
+    assert name.startswith(report["layers"][backward]["node"])
+    page.locator("#detail-body p a").first.dispatch_event("click")  # the same node, forward
+    again = page.evaluate("state.layer")
+    assert again != backward
+    assert report["layers"][again]["node"] == report["layers"][backward]["node"]
+
+
+def test_every_link_inside_the_page_leads_somewhere(page):
+    lost = page.eval_on_selector_all(
+        "a[href]",
+        "all => all.filter(a => !document.querySelector(a.getAttribute('href'))).map(a => a.href)",
+    )
+    assert lost == []
 
 
 def test_the_roofline_shows_each_layer_on_the_array(page, report):
@@ -118,12 +216,95 @@ def test_the_roofline_shows_each_layer_on_the_array(page, report):
 
 
 def test_the_timeline_zooms_to_the_chosen_layer(page, report):
-    page.click('#graph-plot .node[data-l="3"]')
-    page.click('[data-zoom="layer"]')
-    page.wait_for_selector("#timeline-plot rect.busy", state="attached")
+    page.locator('#graph-plot .node[data-l="3"]').dispatch_event("click")
+    page.locator('[data-zoom="layer"]').click()
+    cycles = report["totals"]["cycles"]
     start, end = page.evaluate("[state.from, state.to]")
-    assert 0 <= start < end < report["totals"]["cycles"]
-    assert page.locator("#timeline-plot rect.busy").count() > 5
+    own = page.evaluate("kernelsOf[3].flatMap(k => spans(D.kernels[k], 3))")
+    assert 0 <= start <= min(a for a, _ in own) < max(b for _, b in own) <= end <= cycles
+    assert end - start < cycles / 2
+    page.wait_for_function("document.querySelector('#t-window').textContent.includes('kernels')")
+    if not report["groups"]:
+        page.wait_for_selector("#timeline-plot rect.busy", state="attached")
+        assert page.locator("#timeline-plot rect.busy").count() > 5
+
+
+def test_charts_work_with_the_keyboard_alone(page, report):
+    page.focus("#graph-plot")
+    page.keyboard.press("Home")
+    page.keyboard.press("ArrowDown")
+    assert chosen(page) == [1] * 4
+    page.focus("#roofline-plot")
+    page.keyboard.press("End")
+    most = max(
+        row["macs"] / (row["dram_read_bytes"] + row["dram_write_bytes"])
+        for row in report["layers"]
+        if row["dram_read_bytes"] + row["dram_write_bytes"] and row["cycles"]
+    )
+    row = report["layers"][page.evaluate("state.layer")]
+    assert row["macs"] / (row["dram_read_bytes"] + row["dram_write_bytes"]) == most
+    page.focus("#timeline-plot")
+    page.keyboard.press("+")
+    width = page.evaluate("state.to - state.from")
+    assert width == pytest.approx(report["totals"]["cycles"] / 2)
+    page.keyboard.press("0")
+    assert page.evaluate("[state.from, state.to]") == [0, report["totals"]["cycles"]]
+    page.keyboard.press("Home")
+    assert page.evaluate("state.layer") != page.evaluate("D.layers.length")
+    page.keyboard.press("Escape")
+    assert page.locator("aside.open").count() == 0
+
+
+def test_groups_show_in_graph_and_detail(page, report):
+    bands = page.locator("#graph-plot .band").count()
+    assert bands == sum(
+        1 for g in report["groups"] if not g["kernel"].startswith(("loss/grad", "update"))
+    )
+    words = page.eval_on_selector_all("#graph-plot text.soft", "all => all.map(t => t.textContent)")
+    for group in report["groups"][:bands]:
+        passes = f"{group['passes']} passes of up to {group['sub_batch']} samples"
+        assert any(passes in word for word in words)
+    page.locator('#graph-plot .node[data-l="3"]').dispatch_event("click")
+    facts = page.eval_on_selector_all("#detail-body dt", "all => all.map(d => d.textContent)")
+    assert ("group" in facts) == bool(report["groups"])
+
+
+def test_places_in_the_buffer_do_not_overlap(page):
+    """Two buffers at one address are there at different times, as the page draws them."""
+    assert (
+        page.evaluate(
+            """() => D.kernels.flatMap(k => {
+          const all = k.u.filter(u => u[1] === "gbuf"), last = k.g.length - 1;
+          const life = u => u.length > 7 ? [u[7], u[8]] : [0, last];
+          return all.flatMap((a, i) => all.slice(0, i).filter(b =>
+            a[2] < b[2] + b[3] && b[2] < a[2] + a[3]
+            && life(a)[0] <= life(b)[1] && life(b)[0] <= life(a)[1]).map(b => [k.n, a[0], b[0]]));
+        })"""
+        )
+        == []
+    )
+
+
+def test_the_waterfall_is_there_when_the_report_has_one(page, report):
+    steps = report.get("waterfall", [])
+    names = page.eval_on_selector_all(
+        "#waterfall tbody th", "all => all.map(each => each.textContent)"
+    )
+    assert names == [step["name"] for step in steps]
+    times = page.locator("#waterfall tbody td:nth-child(3) small").all_text_contents()
+    assert times == (["-33.3 %", "-75.0 %", "+100.0 %"] if steps else [])
+    head = page.locator("#summary thead th").all_text_contents()
+    assert ("strong baseline" in head) == ("strong_baseline" in report)
+
+
+@pytest.mark.parametrize("scheme", ["light", "dark"])
+@pytest.mark.parametrize("width", [DESKTOP, PHONE])
+def test_the_page_is_for_everybody(browser, reports, width, scheme):
+    """axe-core finds nothing that keeps people with a screen reader or weak eyes from it."""
+    with opened(browser, reports["grouped"][0], width, scheme) as page:
+        page.evaluate("choose(3, 'table')")
+        found = Axe().run(page).response["violations"]
+    assert [f"{v['impact']}: {v['id']} {v['nodes'][0]['target']}" for v in found] == []
 
 
 def test_nothing_is_wider_than_the_window(page):

@@ -7,7 +7,7 @@ import re
 from collections import Counter
 from dataclasses import replace
 from html.parser import HTMLParser
-from itertools import pairwise
+from itertools import combinations, pairwise
 from pathlib import Path
 
 import onnx
@@ -17,12 +17,16 @@ from ccnn.compiler import CompileOptions, compile_model
 from ccnn.compiler.annotate import LEFT_OUT, annotate_model
 from ccnn.compiler.dump import GraphDump
 from ccnn.compiler.report import build_report
+from ccnn.compiler.report.build import group_rows
 from ccnn.compiler.report.detail import TENSOR_CLASSES, edges, kernel_details, tensor_classes
 from ccnn.compiler.report.html import report_html
+from ccnn.compiler.report.lives import lives
 from ccnn.compiler.report.notes import metric_rows
 from ccnn.compiler.report.payload import class_traffic, layer_numbers, layer_traffic
 from ccnn.compiler.report.perfetto import perfetto_trace
 from ccnn.passes.text import parse_graph
+from ccnn.targets.machine import load_machine
+from ccnn.targets.program import DTYPE_BYTES
 from ccnn.targets.simulator import simulate
 
 MODEL = Path(__file__).parent / "data" / "resnet8_cifar" / "model.onnx"
@@ -100,10 +104,20 @@ class Page(HTMLParser):
 
 
 def data_of(page: str) -> dict:
-    """The data that the page's script reads."""
-    return json.loads(
+    """The data that the page's script reads, made whole as it does."""
+    data = json.loads(
         re.search(r'<script type="application/json" id="data">(.*)</script>', page)[1]
     )
+    columns = data["layers"]
+    data["layers"] = [
+        dict(zip(columns, row, strict=True)) for row in zip(*columns.values(), strict=True)
+    ]
+    for kernel in data["kernels"]:
+        own = kernel["t"]
+        kernel |= data["shapes"][kernel["k"]]
+        kernel["e"] = kernel["s"] + kernel["c"]
+        kernel["t"] = [[t, *moved] for t, moved in zip(own, kernel["t"], strict=True)]
+    return data
 
 
 # The page
@@ -133,7 +147,7 @@ def test_the_page_needs_no_network(page):
 
 def test_the_page_says_the_report(page, report):
     for row in report["layers"]:
-        assert f">{row['node']}</a>" in page
+        assert f">{row['node']}</bdi></a>" in page
     assert page.count("<tr id=") == len(report["layers"])
     for sentence in (*report["assumed_defaults"], *report["not_modelled"]):
         assert sentence.split("'")[0] in page
@@ -203,6 +217,29 @@ def test_tensor_classes_follow_the_phases(compilation, details, report):
         assert sum(by_layer.get(number, {}).values()) == moved_bytes
     assert ("gradient", "forward") not in found
     assert ("activation", "update") not in found
+
+
+def test_a_buffer_of_a_group_is_there_while_its_nodes_need_it():
+    """Places that lie over each other are there at different times, and what is kept from pass
+    to pass is there all the time: as the plan of the group says it."""
+    small = replace(load_machine("wavecore"), gbuf_bytes=2**20)
+    c = compile_model(MODEL, CompileOptions(small, 32, norm="group", serialize="mbs2"))
+    assert any(row["passes"] > 1 for row in group_rows(c))
+    numbers = {ref.name: n for n, ref in enumerate(c.program.nodes)}
+    kernels = {k.name: k for k in c.program.kernels}
+    for row, group in zip(group_rows(c), c.lowered.groups, strict=True):
+        kernel = kernels[row["kernel"]]
+        found = lives(kernel, sorted(numbers[n] for n in row["nodes"]))
+        placed = [b for b in kernel.buffers if b.space == "gbuf"]
+        assert found.keys() >= {b.name for b in placed}
+        for a, b in combinations(placed, 2):
+            ends = [x.address + x.size * x.depth * DTYPE_BYTES[x.dtype] for x in (a, b)]
+            if a.address < ends[1] and b.address < ends[0]:
+                (a0, a1), (b0, b1) = found[a.name], found[b.name]
+                assert a1 < b0 or b1 < a0, (a.name, b.name)
+        kept = {f"r.{t}" for t in group.kept} & found.keys()
+        assert kept or row["passes"] == 1
+        assert {found[name] for name in kept} <= {(0, len(row["nodes"]) - 1)}
 
 
 def test_edges_lead_forward_along_the_graph(compilation, report):

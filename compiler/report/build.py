@@ -61,6 +61,7 @@ def build_report(
         "bounds": bound_values(found),
         "baseline": {**trace_totals(baseline), "program_bytes": usual},
         "layers": layer_rows(trace, c.machine, _kinds(c)),
+        "groups": group_rows(c),
         "engines": engine_rows(trace),
         "energy": [{"action": a, "count": n, "energy_pj": pj} for a, n, pj in trace.energy],
         "tensors": [
@@ -99,6 +100,28 @@ def choice_facts(choice: Choice, bound: Mapping[str, float]) -> dict[str, Any]:
 
 def _became(tried: Tried) -> dict[str, Any]:
     return {k: v for k, v in asdict(tried).items() if k != "candidate"}
+
+
+def group_rows(c: Compilation) -> list[dict[str, Any]]:
+    """One row per group: its kernel, nodes, samples of a pass, passes, tensors that stay."""
+    inputs = [c.lowered[name].shape for name in c.model.inputs]
+    batch = inputs[0][0] if inputs and inputs[0] else 1
+    code = {ref.name for ref in c.program.nodes}
+    rows = []
+    for group in c.lowered.groups:
+        nodes = [n for n in group.nodes if n in code]
+        size = group.sub_batch or batch
+        rows.append(
+            {
+                "kernel": nodes[0],
+                "nodes": nodes,
+                "sub_batch": size,
+                "passes": -(-batch // size),
+                "resident": len(group.resident),
+                "kept": len(group.kept),
+            }
+        )
+    return rows
 
 
 def _notes(c: Compilation) -> list[str]:

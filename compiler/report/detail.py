@@ -24,7 +24,14 @@ from ccnn.targets.program import (
     Store,
 )
 from ccnn.targets.simulator import Trace, simulate
-from ccnn.targets.simulator.trace import Counts, EngineTrace, Event, KernelTrace, TensorTrace
+from ccnn.targets.simulator.trace import (
+    Counts,
+    EngineTrace,
+    Event,
+    KernelTrace,
+    LayerTrace,
+    TensorTrace,
+)
 
 TENSOR_CLASSES = (
     "input",
@@ -68,9 +75,11 @@ class KernelDetail:
     start: int
     end: int
     nodes: tuple[int, ...]
-    """Numbers of the graph nodes served, in order of first appearance."""
+    """Numbers of the graph nodes served, in ascending order."""
     counts: Counts
     engines: tuple[EngineTrace, ...]
+    layers: tuple[LayerTrace, ...]
+    """The same by graph node; their cycles add up to the kernel's."""
     tensors: tuple[TensorTrace, ...]
     movers: tuple[tuple[str, int, int], ...]
     """(tensor, node that loads it, node that stores it), the first of each; -1 for none."""
@@ -111,14 +120,15 @@ def alone(program: Program, machine: Machine, number: int, max_events: int = 0) 
 
 
 def _detail(kernel: Kernel, at: KernelTrace, trace: Trace) -> KernelDetail:
-    nodes = dict.fromkeys(i.node for i in instructions(kernel.body))
+    nodes = {i.node for i in instructions(kernel.body)}
     return KernelDetail(
         kernel.name,
         at.start,
         at.end,
-        tuple(nodes),
+        tuple(sorted(nodes)),
         trace.counts,
         trace.engines,
+        trace.layers,
         trace.tensors,
         _movers(kernel),
         _buffers(kernel),

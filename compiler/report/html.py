@@ -23,6 +23,7 @@ from ccnn.compiler.report.payload import (
     layer_traffic,
     make_payload,
 )
+from ccnn.compiler.report.waterfall import waterfall
 from ccnn.targets.machine import Machine
 from ccnn.targets.program import Program
 from ccnn.targets.simulator import Trace
@@ -55,6 +56,8 @@ def report_html(
         .render(
             r=report,
             totals=_totals(report),
+            strong=report.get("strong_baseline"),
+            waterfall=waterfall(report),
             layers=_layers(report, layer_traffic(program, details, rows)),
             traffic=_traffic(class_traffic(program, details)),
             engines=_engines(report),
@@ -96,7 +99,8 @@ def _safe_json(data: Mapping[str, Any]) -> str:
 
 
 def _totals(report: Mapping[str, Any]) -> list[dict[str, str]]:
-    """A row for each total: this program, its lower bound, the baseline, and their ratios."""
+    """A row for each total: this program, its lower bound, the baselines, and their ratios."""
+    strong = report.get("strong_baseline") or {}
     found = []
     for field in TOTALS:
         key = field.key
@@ -114,6 +118,8 @@ def _totals(report: Mapping[str, Any]) -> list[dict[str, str]]:
                 "ratio": f"{value / bound:.2f}×" if bound else "",
                 "baseline": quantity(key, baseline),
                 "gain": f"{value / baseline:.2f}×" if baseline else "",
+                "strong": quantity(key, strong[key]) if strong else "",
+                "over_strong": f"{value / strong[key]:.2f}×" if strong.get(key) else "",
             }
         )
     return found
@@ -126,13 +132,11 @@ def _layers(
     most = max((sum(c.values()) for c in by_class.values()), default=0) or 1
     found = []
     for number, row in enumerate(report["layers"]):
-        pieces, left = [], 0.0
+        pieces = []
         for index, name in enumerate(TENSOR_CLASSES):
             size = by_class.get(number, {}).get(name, 0)
             if size:
-                width = 100 * size / most
-                pieces.append((index, round(left, 2), round(width, 2)))
-                left += width
+                pieces.append((index, f"{100 * size / most:.3g}"))
         words = ", ".join(
             f"{name} {quantity('dram_read_bytes', size)}"
             for name, size in sorted(by_class.get(number, {}).items(), key=lambda kv: -kv[1])

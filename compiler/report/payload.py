@@ -1,41 +1,58 @@
 """The data inside report.html: what its script draws, as one compact dictionary.
 
-Layers are named by their row in report.json, kernels by their place in the program, and every
-line of the listing is kept once: most kernels of a network share most of their text.
+Layers are named by their row in report.json, kernels by their place in the program. What kernels
+of layers of one size have in common is kept once, as a shape, and so is every line of a listing.
 """
 
 from __future__ import annotations
 
+import json
+import re
 from collections import defaultdict
 from collections.abc import Iterator, Mapping, Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
+from itertools import chain
 from typing import Any
 
 from ccnn.compiler.report.build import layer_key
 from ccnn.compiler.report.detail import (
     TENSOR_CLASSES,
-    BufferUse,
     KernelDetail,
     edges,
-    tensor_bytes,
+    instructions,
     tensor_classes,
 )
-from ccnn.targets.program import ENGINES, INSTRUCTIONS, Instruction, Item, Kernel, Loop, Program
-from ccnn.targets.simulator.trace import Event
+from ccnn.compiler.report.lives import lives
+from ccnn.targets.program import (
+    ENGINES,
+    INSTRUCTIONS,
+    Instruction,
+    Item,
+    Kernel,
+    Load,
+    Loop,
+    Placed,
+    Program,
+    Store,
+)
+from ccnn.targets.simulator.trace import Event, LayerTrace
 from ccnn.targets.text import instruction_text
 
 LONGEST_LISTING = 300
-"""Lines of one kernel that are shown; program.asm has them all."""
+"""Lines of one node in one kernel that are shown; program.asm has them all."""
+
+LONGEST_PART = 32
+"""The same where the kernel has more nodes than one."""
 
 
-class Lines:
-    """A numbering of texts, equal ones alike."""
+class Shared:
+    """A numbering of values that become JSON, equal ones alike."""
 
     def __init__(self) -> None:
-        self.numbers: dict[str, int] = {}
+        self.numbers: dict[Any, int] = {}
 
-    def __getitem__(self, text: str) -> int:
-        return self.numbers.setdefault(text, len(self.numbers))
+    def __getitem__(self, value: Any) -> int:
+        return self.numbers.setdefault(value, len(self.numbers))
 
 
 def layer_numbers(report: Mapping[str, Any], program: Program) -> list[int]:
@@ -54,9 +71,10 @@ def make_payload(
     rows = layer_numbers(report, program)
     classes = tensor_classes(program)
     tensors = {t.name: n for n, t in enumerate(program.tensors)}
-    lines = Lines()
+    groups = {g["kernel"]: [g["sub_batch"], g["passes"]] for g in report.get("groups", ())}
+    lines, shapes, types = Shared(), Shared(), Shared()
     kernels = [
-        _kernel(kernel, detail, rows, tensors, lines)
+        _kernel(kernel, detail, rows, tensors, groups, (lines, shapes))
         for kernel, detail in zip(program.kernels, details, strict=True)
     ]
     return {
@@ -70,20 +88,14 @@ def make_payload(
         "bandwidth": report["machine"]["dram_bandwidth_gib_s"]
         * 2**30
         / (report["machine"]["clock_ghz"] * 1e9),
-        "layers": [
-            {k: v for k, v in row.items() if k not in ("seconds", "share")}
-            for row in report["layers"]
-        ],
+        "layers": _columns(report["layers"]),
         "kernels": kernels,
+        "shapes": [json.loads(shape) for shape in shapes.numbers],
         "tensors": [
-            [
-                t.name,
-                f"{t.dtype}[{','.join(map(str, t.shape))}]",
-                TENSOR_CLASSES.index(classes[t.name]),
-                tensor_bytes(t),
-            ]
+            [t.name, types[_type(t)], TENSOR_CLASSES.index(classes[t.name])]
             for t in program.tensors
         ],
+        "types": list(types.numbers),
         "nodes": [[ref.name, ref.op] for ref in program.nodes],
         "rows": rows,
         "tilings": {name: str(tiling) for name, tiling in tilings.items()},
@@ -92,35 +104,90 @@ def make_payload(
     }
 
 
+def _type(t: Placed) -> str:
+    return f"{t.dtype}[{','.join(map(str, t.shape))}]"
+
+
+def _columns(layers: Sequence[Mapping[str, Any]]) -> dict[str, list[Any]]:
+    """The layers by column, which says each key once; fractions to what a screen shows."""
+    if not layers:
+        return {}
+    keys = [k for k in layers[0] if k not in ("seconds", "share")]
+    return {k: [_short(row[k]) for row in layers] for k in keys}
+
+
+def _short(value: Any) -> Any:
+    if not isinstance(value, float):
+        return value
+    return round(value) if value >= 1000 else float(f"{value:.6g}")
+
+
 def _kernel(
     kernel: Kernel,
     detail: KernelDetail,
     rows: Sequence[int],
     tensors: Mapping[str, int],
-    lines: Lines,
+    groups: Mapping[str, Sequence[int]],
+    shared: tuple[Shared, Shared],
 ) -> dict[str, Any]:
-    listing = list(_listing(kernel.body, 0))
-    shown = [lines[line] for line in listing[:LONGEST_LISTING]]
-    return {
-        "n": detail.name,
-        "s": detail.start,
-        "e": detail.end,
-        "l": list(dict.fromkeys(rows[node] for node in detail.nodes)),
-        "g": list(detail.nodes),
+    """A kernel: what is its own, and the number of the shape it shares with kernels like it."""
+    lines, shapes = shared
+    names = {name: n for n, name in enumerate(_used(kernel))}
+    moved = {t.name: [t.read_bytes, t.write_bytes] for t in detail.tensors}
+    listing = _listings(kernel, detail, names)
+    most = LONGEST_PART if len(listing) > 1 else LONGEST_LISTING
+    shape = {
+        "c": detail.cycles,
         "b": [engine.busy_cycles for engine in detail.engines],
         "w": [list(map(list, engine.stalls)) for engine in detail.engines],
-        "t": [[tensors[t.name], t.read_bytes, t.write_bytes] for t in detail.tensors],
-        "u": [_buffer(b, tensors) for b in detail.buffers],
-        "v": _events(detail.events),
+        "t": [moved.get(name, [0, 0]) for name in names],
+        "u": _buffers(kernel, detail, names),
+        # A group's nodes are drawn side by side, not when they ran: events have no place there.
+        "v": _events(detail.events) if len(detail.nodes) == 1 else [],
         "i": detail.counts.instructions,
-        "x": shown,
-        "m": max(0, len(listing) - LONGEST_LISTING),
+        "o": sorted({i.mode for i in instructions(kernel.body) if i.mode}),
+        "x": [[lines[line] for line in each[:most]] for each in listing],
+        "m": [max(0, len(each) - most) for each in listing],
     }
+    made = {
+        "n": detail.name,
+        "s": detail.start,
+        "l": list(dict.fromkeys(rows[node] for node in detail.nodes)),
+        "g": list(detail.nodes),
+        "t": [tensors[name] for name in names],
+        "k": shapes[json.dumps(shape, separators=(",", ":"))],
+    }
+    if len(detail.nodes) > 1:
+        made["p"] = [_part(layer) for layer in detail.layers]
+    if detail.name in groups:
+        made["q"] = groups[detail.name]
+    return made
 
 
-def _buffer(b: BufferUse, tensors: Mapping[str, int]) -> list[Any]:
-    moved = [[tensors[t] for t in names] for names in (b.loaded, b.stored)]
-    return [b.name, b.space, b.address, b.bytes, b.depth, *moved]
+def _part(layer: LayerTrace) -> list[int]:
+    """What one node of a kernel took: cycles, then engine and its cycles at work in turn."""
+    busy = ((ENGINES.index(engine), cycles) for engine, cycles in layer.busy if cycles)
+    return [layer.cycles, *chain.from_iterable(busy)]
+
+
+def _used(kernel: Kernel) -> list[str]:
+    """The DRAM tensors of a kernel in the order in which its code names them."""
+    moves = (i for i in instructions(kernel.body) if isinstance(i, Load | Store))
+    return list(dict.fromkeys(i.tensor for i in moves))
+
+
+def _buffers(kernel: Kernel, detail: KernelDetail, names: Mapping[str, int]) -> list[list[Any]]:
+    """Name, space, address, bytes, slots, tensors loaded and stored, and from and to which place
+    among the kernel's nodes it holds something (left out where that is all of them)."""
+    held = lives(kernel, detail.nodes) if len(detail.nodes) > 1 else {}
+    whole = 0, len(detail.nodes) - 1
+    made = []
+    for b in detail.buffers:
+        moved = [[names[t] for t in each] for each in (b.loaded, b.stored)]
+        life = held.get(b.name, whole)
+        place = list(life) if life != whole else []
+        made.append([b.name, b.space, b.address, b.bytes, b.depth, *moved, *place])
+    return made
 
 
 def _events(events: Sequence[Event]) -> list[int]:
@@ -134,17 +201,57 @@ def _events(events: Sequence[Event]) -> list[int]:
     return flat
 
 
-def _listing(items: Sequence[Item], depth: int) -> Iterator[str]:
+def _listings(kernel: Kernel, detail: KernelDetail, names: Mapping[str, int]) -> list[list[str]]:
+    """The lines of a kernel by node; what serves no node goes with the instruction behind it.
+
+    Of a group only the first pass is listed, without the tokens, which only keep its nodes apart,
+    and its buffers are called by their number, as in "@3": more lines are alike then.
+    """
+    found: dict[int, list[str]] = {node: [] for node in detail.nodes}
+    group = len(found) > 1
+    numbers = {b.name: f'"@{n}"' for n, b in enumerate(kernel.buffers)} if group else {}
+    waiting: list[str] = []
+    last = before = detail.nodes[0] if detail.nodes else 0
+    for line, node, ahead in _lines(kernel.body, 0, names, syncs=not group):
+        if node is not None and not ahead:
+            if node < before:
+                waiting = []
+                break
+            before = node
+        waiting.append(_WORD.sub(lambda m: numbers.get(_bare(m[0]), m[0]), line))
+        if node is not None:
+            found[node] += waiting
+            last, waiting = node, []
+    found.setdefault(last, []).extend(waiting)
+    return list(found.values())
+
+
+_WORD = re.compile(r'"(?:[^"\\]|\\.)*"|[A-Za-z_][\w./:-]*', re.ASCII)
+"""A name in the text of a program."""
+
+
+def _bare(word: str) -> str:
+    return json.loads(word) if word.startswith('"') else word
+
+
+def _lines(
+    items: Sequence[Item], depth: int, names: Mapping[str, int], syncs: bool
+) -> Iterator[tuple[str, int | None, bool]]:
+    """Each line of a body, the node it serves, and whether it is a load, which may run ahead of
+    its node; a DRAM tensor is its number in the kernel, as in "$3"."""
+    indent = " " * depth
     for item in items:
         if isinstance(item, Loop):
-            yield f"{' ' * depth}loop {item.var} {item.trip} {{"
-            yield from _listing(item.body, depth + 1)
-            yield f"{' ' * depth}}}"
-        else:
-            text = instruction_text(item)
-            # Which node it serves is said by the kernel; without it more lines are alike.
-            plain = text.rpartition(" #")[0] if isinstance(item, Instruction) else text
-            yield " " * depth + plain
+            yield f"{indent}loop {item.var} {item.trip} {{", None, False
+            yield from _lines(item.body, depth + 1, names, syncs)
+            yield f"{indent}}}", None, False
+        elif isinstance(item, Instruction):
+            if isinstance(item, Load | Store):
+                item = replace(item, tensor=f"${names[item.tensor]}")
+            text = instruction_text(item).rpartition(" #")[0]
+            yield indent + text, item.node, isinstance(item, Load)
+        elif syncs:
+            yield indent + instruction_text(item), None, False
 
 
 def _layer_edges(program: Program, rows: Sequence[int]) -> list[list[int]]:

@@ -10,6 +10,7 @@ from rich.table import Table
 from rich.text import Text
 
 from ccnn.compiler.report.fields import TOTALS, quantity
+from ccnn.compiler.report.waterfall import waterfall
 
 _WIDTH = 100
 """Columns when the output is no terminal."""
@@ -30,6 +31,9 @@ def show_report(report: Mapping[str, Any], out: TextIO, verbose: bool = False) -
     console.print(_totals_table(report))
     if verbose:
         console.print(_bounds_table(report))
+    steps = waterfall(report)
+    if steps:
+        console.print(_waterfall_table(steps))
     console.print(_layers_table(report, verbose))
     console.print(_engines_table(report["engines"], report["totals"]["cycles"]))
     if verbose:
@@ -130,7 +134,9 @@ def schedule_name(tried: Mapping[str, Any]) -> str:
 def _totals_table(report: Mapping[str, Any]) -> Table:
     totals, bounds, baseline = report["totals"], report["bounds"], report["baseline"]
     table = Table(title="totals", title_justify="left", box=None, pad_edge=False)
-    for column in ("", "this program", "bound", "times bound", "baseline"):
+    strong = report.get("strong_baseline")
+    columns = ("", "this program", "bound", "times bound", "baseline")
+    for column in (*columns, "strong baseline") if strong else columns:
         table.add_column(column, justify="left" if not column else "right")
     for field in TOTALS:
         key = field.key
@@ -141,7 +147,21 @@ def _totals_table(report: Mapping[str, Any]) -> Table:
             quantity(key, bounds[key]) if bounds[key] else "-",
             ratio,
             quantity(key, baseline[key]),
+            *([quantity(key, strong[key])] if strong else []),
         )
+    return table
+
+
+def _waterfall_table(found: Mapping[str, Any]) -> Table:
+    """What each pass changed, one more being on in each row."""
+    table = Table(title="waterfall of passes", title_justify="left", box=None, pad_edge=False)
+    table.add_column("")
+    for title, _ in found["heads"]:
+        table.add_column(title, justify="right", no_wrap=True)
+        table.add_column("", justify="right", no_wrap=True)
+    for row in found["rows"]:
+        cells = [text for c in row["cells"] for text in (c["value"], c["change"])]
+        table.add_row(Text(row["name"]), *cells)
     return table
 
 
