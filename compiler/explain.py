@@ -11,17 +11,17 @@ from __future__ import annotations
 from collections.abc import Sequence
 from dataclasses import asdict, dataclass, replace
 from difflib import get_close_matches
+from functools import partial
 from typing import Any
 
 from ccnn.compiler.codegen import GEMMS, CodegenError, gemm_of, make_context, write_node
 from ccnn.compiler.codegen.emit import KernelWriter
-from ccnn.compiler.codegen.gemm import Gemm
 from ccnn.compiler.cut import Cut, Triple
 from ccnn.compiler.driver import Compilation
+from ccnn.compiler.explain_block import Block, next_tilings
 from ccnn.compiler.failure import ExitCode, Failure
 from ccnn.compiler.mapper.cuts import choose_cuts, usable_flows
-from ccnn.compiler.mapper.price import fitting, price, traffic, work
-from ccnn.compiler.mapper.rule import choose_tiling, make_grid
+from ccnn.compiler.mapper.rule import choose_tiling
 from ccnn.compiler.mapping import Mapping, MappingError, Tiling
 from ccnn.compiler.report.detail import KernelDetail, kernel_details
 from ccnn.passes.graph import Node
@@ -95,6 +95,10 @@ class KernelStory:
     writes: tuple[str, ...]
     shared_with: tuple[str, ...]
     """Other nodes that the same kernel serves."""
+    own_cycles: int
+    """By how much this node alone moved the kernel's end."""
+    layer_cycles: int
+    """The same for all nodes of the layer that the kernel serves."""
     detail: KernelDetail
     tiling: Tiling | None
     runner_up: RunnerUp | None
@@ -128,8 +132,8 @@ class Explanation:
 
     @property
     def cycles(self) -> int:
-        """Cycles of all its kernels, those shared with other nodes included."""
-        return sum(k.detail.cycles for k in self.kernels)
+        """Cycles of all its nodes, by how much they moved the ends of their kernels."""
+        return sum({k.detail.start: k.layer_cycles for k in self.kernels}.values())
 
 
 def find_nodes(c: Compilation, name: str) -> list[Node]:
@@ -161,9 +165,9 @@ def explain_node(c: Compilation, name: str, trace: Trace | None = None) -> Expla
     some = replace(c.program, kernels=tuple(c.program.kernels[n] for n in served))
     placed = tuple(trace.kernels[n] for n in served)
     details = kernel_details(some, c.machine, placed, max_events=0)
-    stories = []
+    stories: list[KernelStory] = []
     for number, detail in zip(served, details, strict=True):
-        stories.append(_story(c, c.program.kernels[number], number, detail, wanted))
+        stories += _stories(c, c.program.kernels[number], number, detail, wanted)
     used = {s.node for s in stories} | {n for s in stories for n in s.shared_with}
     free = tuple(n.name for n in nodes if n.name not in used)
     return Explanation(
@@ -177,27 +181,39 @@ def _served(kernel: Kernel) -> list[int]:
     return list(dict.fromkeys(i.node for i in instructions(kernel.body)))
 
 
-def _story(
+def _stories(
     c: Compilation, kernel: Kernel, number: int, detail: KernelDetail, wanted: set[str]
-) -> KernelStory:
+) -> list[KernelStory]:
+    """A story for each GEMM of the layer in a kernel; of a kernel without, for its longest node."""
     refs = [c.program.nodes[i] for i in detail.nodes]
-    own = next(r for r in refs if r.name in wanted)
-    node = next((n for n in c.lowered.nodes if n.name == own.name), None)
-    alone = len(refs) == 1 and node is not None
-    tiling = c.mapping.tilings.get(own.name)
-    runner = _runner_up(c, node, number, tiling) if alone and node and tiling else None
-    return KernelStory(
-        own.name,
-        own.op,
-        own.phase,
-        _described(c, node.inputs if node else ()),
-        _described(c, node.outputs if node else ()),
-        tuple(r.name for r in refs if r.name != own.name),
-        detail,
-        tiling,
-        runner,
-        tuple(_what_if(c, kernel, node if alone else None, number, v) for v in VARIATIONS),
-    )
+    cycles = {c.program.nodes[layer.node].name: layer.cycles for layer in detail.layers}
+    own = [r for r in refs if r.name in wanted]
+    told = [r for r in own if r.name in c.mapping.tilings]
+    told = told or [max(own, key=lambda r: cycles.get(r.name, 0))]
+    nodes = {n.name: n for n in c.lowered.nodes}
+    alone = nodes.get(refs[0].name) if len(refs) == 1 else None
+    what_if = tuple(_what_if(c, kernel, alone, number, v) for v in VARIATIONS)
+    stories = []
+    for ref in told:
+        node, tiling = nodes.get(ref.name), c.mapping.tilings.get(ref.name)
+        runner = _runner_up(c, kernel, node, number, tiling) if node and tiling else None
+        stories.append(
+            KernelStory(
+                ref.name,
+                ref.op,
+                ref.phase,
+                _described(c, node.inputs if node else ()),
+                _described(c, node.outputs if node else ()),
+                tuple(r.name for r in refs if r.name != ref.name),
+                cycles.get(ref.name, 0),
+                sum(cycles.get(r.name, 0) for r in own),
+                detail,
+                tiling,
+                runner,
+                what_if,
+            )
+        )
+    return stories
 
 
 def _described(c: Compilation, names: Sequence[str]) -> tuple[str, ...]:
@@ -209,16 +225,21 @@ def _described(c: Compilation, names: Sequence[str]) -> tuple[str, ...]:
 def _what_if(
     c: Compilation, kernel: Kernel, node: Node | None, number: int, variation: Variation
 ) -> WhatIf:
-    """One kernel on a changed machine, compiled anew where that decides its tiles."""
+    """One kernel on a changed machine, compiled anew where that decides its tiles; `node` is the
+    only one of the kernel, or None for a group, which keeps its nodes and its sub-batch."""
     machine = variation.apply(c.machine)
     cycles: int | None = None
-    if not variation.remap:
-        cycles = _cycles(c.program, kernel, machine)
-    elif node is not None and node.op in GEMMS:
-        try:
+    try:
+        if not variation.remap:
+            cycles = _cycles(c.program, kernel, machine)
+        elif node is None:
+            block = Block.of(c, kernel, machine)
+            if block:
+                cycles = _cycles(c.program, block.write(block.mapped(c.options.mapper)), machine)
+        elif node.op in GEMMS:
             cycles = _cycles(c.program, _written(c, node, number, machine), machine)
-        except (MappingError, CodegenError):
-            cycles = None
+    except (MappingError, CodegenError):
+        cycles = None
     return WhatIf(variation.name, variation.relieves, cycles)
 
 
@@ -243,42 +264,25 @@ def _cycles(program: Program, kernel: Kernel, machine: Machine) -> int:
     return simulate(replace(program, kernels=(kernel,)), machine).cycles
 
 
-def _runner_up(c: Compilation, node: Node, number: int, chosen: Tiling) -> RunnerUp | None:
-    """The best of the tilings next in price, by executing them."""
-    context = make_context(c.lowered, c.machine, c.options.dtype)
+def _runner_up(
+    c: Compilation, kernel: Kernel, node: Node, number: int, chosen: Tiling
+) -> RunnerUp | None:
+    """The best of the tilings next in price, by executing the kernel with each of them."""
+    block = Block.of(c, kernel, c.machine)
+    if block:
+        written = block.others(c.mapping, node, chosen, RUNNERS)
+    else:
+        context = make_context(c.lowered, c.machine, c.options.dtype)
+        tilings = next_tilings(gemm_of(context, node), c.machine, chosen, RUNNERS)
+        written = ((t, partial(_written, c, node, number, c.machine, t)) for t in tilings)
     found: list[RunnerUp] = []
-    for tiling in next_tilings(gemm_of(context, node), c.machine, chosen, RUNNERS):
+    for tiling, write in written:
         try:
-            kernel = _written(c, node, number, c.machine, tiling)
-        except CodegenError:
+            trace = simulate(replace(c.program, kernels=(write(),)), c.machine)
+        except (CodegenError, MappingError):
             continue
-        trace = simulate(replace(c.program, kernels=(kernel,)), c.machine)
         found.append(RunnerUp(str(tiling).split(" dram ")[0], trace.dram_bytes, trace.cycles))
     return min(found, key=lambda r: (r.cycles, r.dram_bytes), default=None)
-
-
-def next_tilings(gemm: Gemm, machine: Machine, chosen: Tiling, count: int) -> list[Tiling]:
-    """The cheapest tilings of the mapper's grid that differ from the chosen one in tile sizes."""
-    tables, index = make_grid(gemm, machine)
-    index, _ = fitting(tables, machine, index)
-    done = work(tables, machine, index)
-    offers: list[tuple[float, Tiling]] = []
-    for order in gemm.orders:
-        moved = traffic(tables, index, done, order)
-        for depth in (2, 1):
-            priced = price(tables, machine, done, moved, depth)
-            fits = (priced.need <= machine.gbuf_bytes).nonzero()[0]
-            for at in sorted(fits, key=lambda i: float(priced.cost[i]))[: count + 1]:
-                sizes = tuple((n, int(tables.levels[n].sizes[index[n][at]])) for n in order)
-                tiling = Tiling(order, sizes, depth, int(priced.dram[at]))
-                offers.append((float(priced.cost[at]), tiling))
-    offers.sort(key=lambda offer: (offer[0], str(offer[1])))
-    kept: dict[tuple[tuple[str, int], ...], Tiling] = {}
-    for _, tiling in offers:
-        key = tuple(sorted(tiling.tiles))
-        if key != tuple(sorted(chosen.tiles)):
-            kept.setdefault(key, tiling)
-    return list(kept.values())[:count]
 
 
 def explanation_json(e: Explanation) -> dict[str, Any]:

@@ -24,7 +24,8 @@ def show_explanation(e: Explanation, out: TextIO, verbose: bool = False) -> None
     """Print an explanation."""
     console = console_for(out)
     share = 100 * e.cycles / e.step_cycles if e.step_cycles else 0.0
-    count = f"{len(e.kernels)} kernel{'s' if len(e.kernels) != 1 else ''}"
+    kernels = len({story.detail.start for story in e.kernels})
+    count = f"{kernels} kernel{'s' if kernels != 1 else ''}"
     console.print(
         Text(
             f"{e.name} on {e.machine}: {count}, {e.cycles:,} cycles ({share:.1f} % of the step)",
@@ -35,7 +36,7 @@ def show_explanation(e: Explanation, out: TextIO, verbose: bool = False) -> None
         console.print(Text(f"free: {', '.join(e.free)} (another name for the same bytes)"))
     short = 0
     for story in e.kernels:
-        if verbose or story.detail.cycles >= _SHORT * e.cycles:
+        if verbose or story.layer_cycles >= _SHORT * e.cycles:
             console.print(Text("\n".join(_lines(e, story))), soft_wrap=True)
         else:
             short += 1
@@ -56,7 +57,10 @@ def _lines(e: Explanation, s: KernelStory) -> list[str]:
     if s.shared_with:
         more = len(s.shared_with) - _NAMED
         words = ", ".join(s.shared_with[:_NAMED]) + (f" and {more} more" if more > 0 else "")
-        lines.append(f"  one block  with {words}; all figures are the block's")
+        lines.append(
+            f"  one block  with {words}; all figures are the block's, of its cycles this node's "
+            f"are {s.own_cycles:,}"
+        )
     lines += _tiling(s)
     lines += _placed(e, s)
     lines += _engines(s)
@@ -82,14 +86,9 @@ def _tiling(s: KernelStory) -> list[str]:
     t = s.tiling
     sizes = " ".join(f"{name}={size}" for name, size in t.tiles)
     lines = [f"  tiles      {sizes}; loops {' '.join(t.order)}; {t.depth} slots a buffer"]
-    if s.shared_with:
-        # Bytes and bound of the tiling are of one sub-batch, the kernel's are of the whole block.
-        lines.append(
-            "  runner-up  not tried: in a block the tiles of all its nodes share the buffer"
-        )
-        return lines
     moved = s.detail.counts.dram_read_bytes + s.detail.counts.dram_write_bytes
-    if t.bound:
+    # Bytes and bound of a tiling in a block are of one sub-batch, the kernel's of all of them.
+    if t.bound and not s.shared_with:
         over = 100 * (moved - t.bound) / t.bound
         lines.append(
             f"  traffic    {moved:,} bytes; proven: no tiling of {t.depth} slots moves fewer than "
@@ -101,7 +100,8 @@ def _tiling(s: KernelStory) -> list[str]:
     else:
         more = 100 * (r.dram_bytes - moved) / moved if moved else 0.0
         slower = 100 * (r.cycles - s.detail.cycles) / max(1, s.detail.cycles)
-        lines.append(f"  runner-up  {more:+.1f} % bytes, {slower:+.1f} % cycles: {r.tiling}")
+        by = f" ({r.cycles - s.detail.cycles:+,})" if s.shared_with else ""
+        lines.append(f"  runner-up  {more:+.1f} % bytes, {slower:+.1f} % cycles{by}: {r.tiling}")
     return lines
 
 

@@ -13,11 +13,14 @@ from ccnn.compiler import CompileOptions, cli, compile_model
 from ccnn.compiler.advise import PARAMETERS, Advice, Outcome, Trial, advise, changed, conclusion
 from ccnn.compiler.cli_insight import advise_command
 from ccnn.compiler.diff import JUDGED, compare
-from ccnn.compiler.explain import VARIATIONS, explain_node, explanation_json, next_tilings
+from ccnn.compiler.driver import Compilation
+from ccnn.compiler.explain import VARIATIONS, explain_node, explanation_json
+from ccnn.compiler.explain_block import Block, next_tilings
 from ccnn.compiler.failure import Failure
 from ccnn.compiler.report import build_report
 from ccnn.targets.machine import load_machine
 from ccnn.targets.simulator import simulate
+from ccnn.targets.verify import verify_program
 
 MODEL = Path(__file__).parent / "data" / "resnet8_cifar" / "model.onnx"
 CONV = "/features/stage2/unit1/body/conv1/conv/Conv"
@@ -115,6 +118,49 @@ def test_an_unknown_node_gets_the_names_that_are_close(compilation):
         explain_node(compilation, "stage2/unit1")
     with pytest.raises(Failure, match="has no node 'zzz'"):
         explain_node(compilation, "zzz")
+
+
+@pytest.fixture(scope="module")
+def in_groups() -> Compilation:
+    small = replace(load_machine("wavecore"), gbuf_bytes=2**20)
+    return compile_model(MODEL, CompileOptions(small, 32, norm="group", serialize="mbs2"))
+
+
+def test_a_group_written_once_more_is_the_group(in_groups):
+    c = in_groups
+    blocks = [(kernel, Block.of(c, kernel, c.machine)) for kernel in c.program.kernels]
+    groups = [(kernel, block) for kernel, block in blocks if block]
+    assert len(groups) == len(c.lowered.groups) > 0
+    for kernel, block in groups:
+        assert block.write(c.mapping) == kernel
+        assert block.write(block.mapped(c.options.mapper)) == kernel
+
+
+@pytest.mark.slow
+def test_in_a_group_the_runner_up_and_what_would_help_are_the_groups(in_groups):
+    """Other tiles of one node, executed with the whole group around it."""
+    c = in_groups
+    trace = simulate(c.program, c.machine)
+    found = explain_node(c, CONV, trace)
+    assert found.cycles == sum(layer.cycles for layer in trace.layers if layer.origin == CONV)
+    assert {s.op for s in found.kernels if s.shared_with} >= {"conv", "conv_dx", "conv_dw"}
+    for story in found.kernels:
+        if not story.shared_with:
+            continue
+        kernel = next(k for k in c.program.kernels if k.name in (story.node, *story.shared_with))
+        block = Block.of(c, kernel, c.machine)
+        assert block is not None
+        assert story.own_cycles <= story.layer_cycles < story.detail.cycles
+        assert all(w.cycles is not None for w in story.what_if)
+        node = next(n for n in c.lowered.nodes if n.name == story.node)
+        assert story.tiling is not None
+        for tiling, write in block.others(c.mapping, node, story.tiling, 2):
+            assert tiling.tiles != story.tiling.tiles
+            others = [write() if k is kernel else k for k in c.program.kernels]
+            assert verify_program(replace(c.program, kernels=tuple(others)), c.machine) == []
+        runner = story.runner_up
+        assert runner is not None
+        assert runner.cycles >= 0.9 * story.detail.cycles  # of the group, not of the node alone
 
 
 def test_explain_prints_text_and_json(capsys, explanation):

@@ -19,7 +19,7 @@ from ccnn.compiler.mapping import GroupDoesNotFit, Mapping, MappingError, Tiling
 from ccnn.passes.graph import Node
 from ccnn.targets.machine import Machine
 
-__all__ = ["Mapping", "MappingError", "Tiling", "map_graph", "parse_mapping"]
+__all__ = ["Mapping", "MappingError", "Tiling", "map_graph", "map_group", "parse_mapping"]
 
 
 _ATTEMPTS, _LESS = 4, 0.7
@@ -68,6 +68,15 @@ def map_graph(
         if progress:
             progress(done + 1, total)
     return Mapping(context.machine.name, tilings, rooms, search.cuts)
+
+
+def map_group(
+    context: Scope, plan: GroupPlan, mapper: str = "exact", pinned: Mapping | None = None
+) -> Mapping:
+    """The mapping of one group, as `map_graph` makes it; raises MappingError."""
+    search = _Search(mapper == "exact", pinned or Mapping(context.machine.name))
+    tilings, room = _map_group(context, plan, search)
+    return Mapping(context.machine.name, tilings, {plan.name: room}, search.cuts)
 
 
 @dataclass

@@ -8,20 +8,24 @@ report as exact as its totals, at the price of a second simulation.
 from __future__ import annotations
 
 from collections.abc import Iterator, Sequence
-from dataclasses import dataclass, replace
+from dataclasses import dataclass, fields, replace
 from math import prod
 
 from ccnn.targets.machine import Machine
 from ccnn.targets.program import (
     DTYPE_BYTES,
+    Affine,
     Instruction,
     Item,
     Kernel,
     Load,
     Loop,
+    Matrix,
     Placed,
     Program,
+    Slot,
     Store,
+    View,
 )
 from ccnn.targets.simulator import Trace, simulate
 from ccnn.targets.simulator.trace import (
@@ -232,22 +236,41 @@ class Edge:
 
 
 def edges(program: Program) -> tuple[Edge, ...]:
-    """Which node hands on to which, as the program's loads and stores show it."""
+    """Which node hands on to which, as the program's loads and stores show it, and inside a kernel
+    the buffers that one node writes and another reads."""
     placed = {t.name: t for t in program.tensors}
     writer: dict[int, int] = {}
     found: dict[tuple[int, int], int] = {}
     for kernel in program.kernels:
-        served: dict[int, None] = {}
+        holder: dict[str, int] = {}
         for i in instructions(kernel.body):
-            if not isinstance(i, Load | Store):
-                served[i.node] = None
-                continue
-            tensor = placed[i.tensor]
-            if isinstance(i, Store):
-                writer[tensor.address] = i.node
-            elif writer.get(tensor.address, i.node) != i.node:
-                key = writer[tensor.address], i.node
-                found[key] = max(found.get(key, 0), tensor_bytes(tensor))
-        for pair in zip(served, list(served)[1:], strict=False):
-            found.setdefault(pair, 0)
+            reads, writes = operands(i)
+            for name in reads:
+                if holder.get(name, i.node) < i.node:
+                    found.setdefault((holder[name], i.node), 0)
+            if isinstance(i, Load | Store):
+                tensor = placed[i.tensor]
+                if isinstance(i, Store):
+                    writer[tensor.address] = i.node
+                elif writer.get(tensor.address, i.node) != i.node:
+                    key = writer[tensor.address], i.node
+                    found[key] = max(found.get(key, 0), tensor_bytes(tensor))
+            if not isinstance(i, Load):  # what is loaded was made in another kernel
+                holder |= dict.fromkeys(writes, i.node)
     return tuple(Edge(a, b, n) for (a, b), n in found.items())
+
+
+def operands(item: Instruction) -> tuple[set[str], set[str]]:
+    """Names of the buffers that an instruction reads and writes."""
+    reads: set[str] = set()
+    writes: set[str] = set()
+    for field in fields(item):
+        value = getattr(item, field.name)
+        for each in value if isinstance(value, tuple) else (value,):
+            if isinstance(each, View | Matrix | Slot):
+                written = field.name in ("dst", "acc" if item.engine == "array" else "dst")
+                (writes if written else reads).add(each.buffer)
+    adds = getattr(item, "accumulate", None)
+    if isinstance(adds, Affine) and not adds.terms and adds.const > 0:
+        reads |= writes
+    return reads, writes

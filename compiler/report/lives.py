@@ -8,10 +8,10 @@ over the group's nodes, and the whole kernel where a later pass finds what an ea
 from __future__ import annotations
 
 from collections.abc import Sequence
-from dataclasses import dataclass, field, fields
+from dataclasses import dataclass, field
 
-from ccnn.compiler.report.detail import instructions
-from ccnn.targets.program import Affine, Instruction, Kernel, Load, Matrix, Slot, View
+from ccnn.compiler.report.detail import instructions, operands
+from ccnn.targets.program import Instruction, Kernel, Load
 
 
 @dataclass
@@ -23,7 +23,7 @@ class _Pass:
 
     def see(self, item: Instruction, place: int) -> None:
         """An instruction at a place."""
-        reads, writes = _operands(item)
+        reads, writes = operands(item)
         self.full |= reads - self.touched.keys()
         for name in reads | writes:
             span = self.touched.setdefault(name, [place, place])
@@ -57,19 +57,3 @@ def _passes(kernel: Kernel, nodes: Sequence[int]) -> list[_Pass]:
         before = here
         found[-2].see(item, here)
     return found
-
-
-def _operands(item: Instruction) -> tuple[set[str], set[str]]:
-    """Names of the buffers that an instruction reads and writes."""
-    reads: set[str] = set()
-    writes: set[str] = set()
-    for each_field in fields(item):
-        value = getattr(item, each_field.name)
-        for each in value if isinstance(value, tuple) else (value,):
-            if isinstance(each, View | Matrix | Slot):
-                written = each_field.name in ("dst", "acc" if item.engine == "array" else "dst")
-                (writes if written else reads).add(each.buffer)
-    adds = getattr(item, "accumulate", None)
-    if isinstance(adds, Affine) and not adds.terms and adds.const > 0:
-        reads |= writes
-    return reads, writes

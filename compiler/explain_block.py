@@ -1,0 +1,103 @@
+"""What else a kernel could have been: other tilings of a GEMM, and a group written once more."""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Iterator
+from dataclasses import dataclass, replace
+from functools import partial
+
+from ccnn.compiler.codegen import gemm_of, group_kernel, make_context, plan_groups, tiling_key
+from ccnn.compiler.codegen.gemm import Gemm
+from ccnn.compiler.codegen.group import group_scope
+from ccnn.compiler.codegen.plan import GroupPlan
+from ccnn.compiler.codegen.scope import Scope
+from ccnn.compiler.driver import Compilation
+from ccnn.compiler.mapper import map_group
+from ccnn.compiler.mapper.cuts import choose_cuts, usable_flows
+from ccnn.compiler.mapper.price import fitting, price, traffic, work
+from ccnn.compiler.mapper.rule import make_grid
+from ccnn.compiler.mapping import Mapping, Tiling
+from ccnn.passes.graph import Node
+from ccnn.targets.machine import Machine
+from ccnn.targets.program import Kernel
+
+
+@dataclass(frozen=True)
+class Block:
+    """A group of a compilation on a machine, ready to be mapped and written anew."""
+
+    context: Scope
+    plan: GroupPlan
+    numbers: dict[str, int]
+    """Node to its place in the program's table."""
+    exact: bool
+
+    @classmethod
+    def of(cls, c: Compilation, kernel: Kernel, machine: Machine) -> Block | None:
+        """The group that a kernel is; None for the kernel of a single node."""
+        numbers = {ref.name: n for n, ref in enumerate(c.program.nodes)}
+        group = next(
+            (
+                g
+                for g in c.lowered.groups
+                if next(n for n in g.nodes if n in numbers) == kernel.name
+            ),
+            None,
+        )
+        if group is None:
+            return None
+        graph = replace(c.lowered, groups=(group,))
+        context = make_context(graph, machine, c.options.dtype)
+        return cls(context, plan_groups(context)[0], numbers, c.options.mapper == "exact")
+
+    def mapped(self, mapper: str) -> Mapping:
+        """The best mapping of the group; raises MappingError."""
+        return map_group(self.context, self.plan, mapper)
+
+    def write(self, mapping: Mapping) -> Kernel:
+        """The group's kernel; raises CodegenError when it does not fit."""
+        room = mapping.rooms.get(self.plan.name, self.plan.budget)
+        plan = replace(self.plan, budget=room)
+        return group_kernel(self.context, mapping, plan, self.numbers)
+
+    def others(
+        self, mapping: Mapping, node: Node, chosen: Tiling, count: int
+    ) -> Iterator[tuple[Tiling, Callable[[], Kernel]]]:
+        """Tilings of one node next in price in the room it has in the group, and what writes the
+        group with each, all other nodes as they are."""
+        samples = self.plan.runs[0].part.size
+        gemm = gemm_of(group_scope(self.context, self.plan, samples), node)
+        room = mapping.rooms.get(self.plan.name, self.plan.budget)
+        machine = replace(self.context.machine, gbuf_bytes=room)
+        for offered in next_tilings(gemm, machine, chosen, count):
+            tiling, cuts = offered, dict(mapping.cuts)
+            if self.exact:
+                flows = usable_flows(gemm, tiling, self.context.machine, grouped=True)
+                tiling = choose_cuts(gemm, tiling, self.context.machine, cuts, flows)
+            key = tiling_key(node, self.plan, samples)
+            tilings = {**mapping.tilings, key: tiling}
+            yield tiling, partial(self.write, replace(mapping, tilings=tilings, cuts=cuts))
+
+
+def next_tilings(gemm: Gemm, machine: Machine, chosen: Tiling, count: int) -> list[Tiling]:
+    """The cheapest tilings of the mapper's grid that differ from the chosen one in tile sizes."""
+    tables, index = make_grid(gemm, machine)
+    index, _ = fitting(tables, machine, index)
+    done = work(tables, machine, index)
+    offers: list[tuple[float, Tiling]] = []
+    for order in gemm.orders:
+        moved = traffic(tables, index, done, order)
+        for depth in (2, 1):
+            priced = price(tables, machine, done, moved, depth)
+            fits = (priced.need <= machine.gbuf_bytes).nonzero()[0]
+            for at in sorted(fits, key=lambda i: float(priced.cost[i]))[: count + 1]:
+                sizes = tuple((n, int(tables.levels[n].sizes[index[n][at]])) for n in order)
+                tiling = Tiling(order, sizes, depth, int(priced.dram[at]))
+                offers.append((float(priced.cost[at]), tiling))
+    offers.sort(key=lambda offer: (offer[0], str(offer[1])))
+    kept: dict[tuple[tuple[str, int], ...], Tiling] = {}
+    for _, tiling in offers:
+        key = tuple(sorted(tiling.tiles))
+        if key != tuple(sorted(chosen.tiles)):
+            kept.setdefault(key, tiling)
+    return list(kept.values())[:count]
