@@ -36,6 +36,8 @@ from ccnn.compiler.scramble import Names, scramble
 from ccnn.targets.machine import MachineError, load_machine, machine_text
 
 MODEL, MACHINE, FACTS, README = "model.onnx", "machine.yaml", "bugreport.json", "README.txt"
+MAPPING = "mapping.txt"
+_OF_A_SEARCH = ("objective", "budget")
 _TOTALS = ("cycles", "macs", "dram_read_bytes", "dram_write_bytes", "gbuf_bytes", "energy_pj")
 _NOTHING = "no-such-parameter"
 _PACKAGE = Path(__file__).parent.parent
@@ -93,6 +95,9 @@ def write_bundle(model: Path, settings: Settings, path: Path, *, quiet: bool) ->
         frozen = _frozen(model, settings, names) if settings.freeze else {}
         settings = replace(settings, freeze=tuple(new for each in frozen.values() for new in each))
         files: dict[str, bytes] = {MODEL: content, MACHINE: _machine(settings.target)}
+        if settings.from_mapping is not None:
+            files[MAPPING] = _renamed_mapping(read_bytes(settings.from_mapping), names)
+            settings = replace(settings, from_mapping=Path(MAPPING))
         progress("compiling what is left of it", 0, 0)
         after = _compile_there(files, settings, progress)
     said = {str(model): MODEL, model.name: MODEL} | {p: f[0] for p, f in frozen.items()}
@@ -160,6 +165,15 @@ def _frozen(model: Path, settings: Settings, names: Names) -> dict[str, tuple[st
     }
 
 
+def _renamed_mapping(text: bytes, names: Names) -> bytes:
+    """A mapping whose nodes have their new names."""
+    lines = []
+    for line in text.decode("utf-8", "replace").splitlines():
+        node, colon, rest = line.partition(": ")
+        lines.append(f"{names[node] or names.in_text(node)}{colon}{rest}\n")
+    return "".join(lines).encode()
+
+
 def _machine(target: str) -> bytes:
     """The machine whole; the file as it is when it is refused, nothing when there is none."""
     try:
@@ -177,7 +191,9 @@ def _compile_there(files: dict[str, bytes], settings: Settings, progress: Progre
         for name, content in files.items():
             (folder / name).write_bytes(content)
         target = str(folder / MACHINE) if files[MACHINE] else settings.target
-        found = outcome(folder / MODEL, replace(settings, target=target), progress)
+        mapping = folder / MAPPING if MAPPING in files else None
+        there = replace(settings, target=target, from_mapping=mapping)
+        found = outcome(folder / MODEL, there, progress)
     return replace(found, message=found.message.replace(f"{place}/", ""))
 
 
@@ -200,8 +216,11 @@ def _without_names(found: Outcome, names: Names, model: Path) -> Outcome:
 def _command(settings: Settings) -> list[str]:
     """The command that compiles the bundle, with every option spelled out."""
     words = ["ccnn", "compile", MODEL, "--target", MACHINE]
+    searched = "auto" in (settings.serialize, settings.recompute)
     for field, value in asdict(settings).items():
         option = "--" + field.replace("_", "-")
+        if field in _OF_A_SEARCH and not searched:
+            continue
         if field in ("target", "assumed") or value in (None, False, ()):
             continue
         if value is True:

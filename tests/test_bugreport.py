@@ -234,6 +234,17 @@ def test_freeze_means_the_same_parameters(bundle, pattern):
     assert pattern not in json.dumps(facts)
 
 
+def test_a_mapping_that_was_given_is_part_of_it(ccnn, bundle, monkeypatch, tmp_path):
+    model = DATA / "squeezenet" / "model.onnx"
+    assert ccnn("compile", model, "--target", "tiny", "-q", "-o", tmp_path / "out")[0] == 0
+    mapping = tmp_path / "out" / "mapping.txt"
+    folder, facts, text = bundle(model, "--target", "tiny", "--from-mapping", mapping)
+    assert facts["the_bundle_shows_the_same"], text
+    assert str(tmp_path) not in json.dumps(facts)
+    assert "/features" not in (folder / "mapping.txt").read_text()
+    assert again(ccnn, folder, facts, monkeypatch)[0] == 0
+
+
 def test_a_bug_comes_with_its_traceback_but_no_path(ccnn, bundle, monkeypatch, tmp_path):
     def crash(*_):
         raise ZeroDivisionError("something of n12 broke")

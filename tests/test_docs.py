@@ -2,12 +2,15 @@
 
 from __future__ import annotations
 
+import ast
 import importlib.util
 import os
 import re
 import subprocess
 import sys
 import tomllib
+from collections.abc import Iterator
+from pathlib import Path
 
 import pytest
 from documents import ROOT, Block, blocks, essence, make_workplace, real_output
@@ -76,6 +79,40 @@ def test_modules_of_the_reference_exist():
     assert len(names) > 30
     for name in names:
         assert importlib.util.find_spec(name), name
+
+
+def definitions(path: Path) -> Iterator[tuple[str, ast.AST]]:
+    """A module and its public classes, functions and methods, by name."""
+    module = ast.parse(path.read_text())
+    yield str(path), module
+    for part in module.body:
+        if isinstance(part, ast.ClassDef | ast.FunctionDef) and not part.name.startswith("_"):
+            yield part.name, part
+            for inner in part.body if isinstance(part, ast.ClassDef) else ():
+                if isinstance(inner, ast.FunctionDef) and not inner.name.startswith("_"):
+                    yield f"{part.name}.{inner.name}", inner
+
+
+def test_what_is_public_has_a_docstring():
+    # A method may leave it to the class that first says what it is for.
+    found = [
+        (name, ast.get_docstring(part))
+        for room in ("passes", "targets", "compiler")
+        for path in sorted((ROOT / room).rglob("*.py"))
+        for name, part in definitions(path)
+    ]
+    assert len(found) > 1000
+    said = {name.rpartition(".")[2] for name, text in found if text and "." in name}
+    silent = [name for name, text in found if not text and name.rpartition(".")[2] not in said]
+    assert not silent
+
+
+def test_pictures_are_there_and_small():
+    for path in (ROOT / "README.md", *PAGES):
+        for name in re.findall(r"!\[[^\]]+\]\(([^)]+)\)", path.read_text()):
+            picture = (path.parent / name).resolve()
+            assert picture.is_relative_to(ROOT / "docs")
+            assert 0 < picture.stat().st_size < 300_000
 
 
 @pytest.mark.slow

@@ -30,6 +30,7 @@ APPLY = "(a - b) * c * d + e"
 
 
 def check_vector(node: Node, tensor: Tensor | None, shape: Sequence[int], what: str) -> None:
+    """Raise GraphError when a tensor that is given has another shape."""
     if tensor is not None and tensor.shape != tuple(shape):
         fail(node, f"{what} has shape {tensor.shape}, it should be {tuple(shape)}")
 
@@ -41,6 +42,7 @@ def finish(b: Builder, node: Node, var: str) -> str:
 
 
 def istd_of(node: Node, var: np.ndarray) -> np.ndarray:
+    """1 / sqrt(var + epsilon), with numpy."""
     return 1 / np.sqrt(var + node.attr("epsilon", 1e-5))
 
 
