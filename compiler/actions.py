@@ -13,7 +13,6 @@ import numpy as np
 
 from ccnn.compiler.annotate import annotate_model
 from ccnn.compiler.arrays import batch_of, check_inputs, read_arrays
-from ccnn.compiler.check import check_model
 from ccnn.compiler.driver import (
     Compilation,
     CompileOptions,
@@ -24,14 +23,13 @@ from ccnn.compiler.driver import (
     verify_values,
 )
 from ccnn.compiler.dump import GraphDump
-from ccnn.compiler.failure import HOW_TO_REPORT, ExitCode, Failure, cannot
-from ccnn.compiler.files import output_folder, read_bytes, write_file
+from ccnn.compiler.failure import HOW_TO_REPORT, ExitCode, Failure
+from ccnn.compiler.files import need, output_folder, read_bytes, write_file
 from ccnn.compiler.lists import print_json
 from ccnn.compiler.mapping import Mapping as TilingMap
 from ccnn.compiler.mapping import MappingError, parse_mapping
 from ccnn.compiler.options import Settings
 from ccnn.compiler.progress import Progress, progress_on_stderr
-from ccnn.compiler.reader import ReadOptions
 from ccnn.compiler.report import build_report, layers_csv, load_report, show_report
 from ccnn.compiler.report.detail import kernel_details
 from ccnn.compiler.report.html import report_html
@@ -59,7 +57,7 @@ def compile_to_folder(
     dump_passes: Path | None = None,
 ) -> None:
     """Compile, prove safe, simulate and report; write the files when there is a folder."""
-    _need(model)
+    need(model)
     graphs = GraphDump(dump_passes)
     if folder is None:
         with progress_on_stderr(quiet) as progress:
@@ -89,7 +87,12 @@ def compile_and_cost(
     trace = simulate(compilation.program, compilation.machine)
     baseline, usual = trace, compilation
     if compilation.options != compilation.options.conventional:
-        usual = _compile(model, compilation.options.conventional, progress, warn=warn)
+        usual = _compile(
+            model,
+            compilation.options.conventional,
+            lambda stage, done, total: progress(f"baseline: {stage}", done, total),
+            warn=warn,
+        )
         baseline = simulate(usual.program, usual.machine)
     report = build_report(compilation, trace, baseline, settings.assumed, usual.program)
     return compilation, report, trace
@@ -209,15 +212,6 @@ def _compile(
     return compilation
 
 
-def _need(path: Path) -> None:
-    """Say at once when an input file cannot be read."""
-    try:
-        with path.open("rb"):
-            pass
-    except OSError as error:
-        raise cannot("read", path, error) from error
-
-
 def run_with_inputs(
     model: Path,
     settings: Settings,
@@ -229,7 +223,7 @@ def run_with_inputs(
     verbose: bool,
 ) -> None:
     """Execute some training steps on given arrays; show the results and save them."""
-    _need(model)
+    need(model)
     arrays = read_arrays(inputs)
     options = compile_options(settings, batch=batch_of(arrays), input_gradient=True)
     with progress_on_stderr(quiet) as progress:
@@ -255,7 +249,7 @@ def _write_npz(stream: Any, arrays: Mapping[str, Any]) -> None:
 
 def verify_model(model: Path, settings: Settings, *, quiet: bool, verbose: bool) -> None:
     """Prove the program safe, execute it with random data, compare with the interpreter."""
-    _need(model)
+    need(model)
     with progress_on_stderr(quiet) as progress:
         compilation = _compile(model, compile_options(settings, input_gradient=True), progress)
         progress("proving the program safe", 0, 0)
@@ -333,17 +327,3 @@ def show_folder(folder: Path, *, as_json: bool, quiet: bool, verbose: bool) -> N
         print_json(report)
     elif not quiet:
         show_report(report, sys.stdout, verbose)
-
-
-def check_file(
-    model: Path, batch: int | None, loss: Any, *, as_json: bool, quiet: bool, verbose: bool
-) -> None:
-    """Say what is in a model and everything that keeps it from being compiled."""
-    _need(model)
-    report = check_model(model, ReadOptions(batch=batch, loss=loss))
-    if as_json:
-        print_json(report.as_json())
-    elif not quiet:
-        sys.stdout.write(report.text(verbose))
-    if not report.ok:
-        raise Failure(ExitCode.FAILED, "")

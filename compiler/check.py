@@ -3,11 +3,14 @@ way.  Never raises for a bad model: the report says what is wrong."""
 
 from __future__ import annotations
 
+import sys
 from collections import Counter
 from dataclasses import asdict, dataclass, field
 from pathlib import Path
 from typing import Any
 
+from ccnn.compiler.failure import ExitCode, Failure
+from ccnn.compiler.files import need
 from ccnn.compiler.reader import Problem, ReadError, ReadOptions, ReadReport, read_model
 from ccnn.compiler.reader.problems import problem_lines
 from ccnn.passes.graph import Graph
@@ -115,3 +118,19 @@ def count_macs(graph: Graph) -> int:
         )
         for n in graph.nodes
     )
+
+
+def check_file(
+    model: Path, batch: int | None, loss: Any, *, as_json: bool, quiet: bool, verbose: bool
+) -> None:
+    """Say what is in a model and everything that keeps it from being compiled."""
+    need(model)
+    report = check_model(model, ReadOptions(batch=batch, loss=loss))
+    if as_json:
+        from ccnn.compiler.lists import print_json  # which brings rich, for tables
+
+        print_json(report.as_json())
+    elif not quiet:
+        sys.stdout.write(report.text(verbose))
+    if not report.ok:
+        raise Failure(ExitCode.FAILED, "")

@@ -231,7 +231,7 @@ def check_command(
 
     Exit code 1 if something does.
     """
-    from ccnn.compiler.actions import check_file
+    from ccnn.compiler.check import check_file
 
     check_file(model, batch, loss, as_json=as_json, quiet=quiet, verbose=verbose)
 

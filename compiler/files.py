@@ -129,3 +129,12 @@ def _like_any_new_file(path: Path) -> None:
     mask = os.umask(0)
     os.umask(mask)
     path.chmod(0o666 & ~mask)
+
+
+def need(path: Path) -> None:
+    """Say at once when an input file cannot be read."""
+    try:
+        with path.open("rb"):
+            pass
+    except OSError as error:
+        raise cannot("read", path, error) from error

@@ -735,3 +735,12 @@ def test_plain_progress_says_little(capsys):
     progress("map", 7, 9)
     progress("generate", 0, 0)
     assert capsys.readouterr().err == "ccnn: map\nccnn: map 7/9\nccnn: generate\n"
+
+
+def test_progress_says_which_program_it_is_about(ccnn, model, tmp_path):
+    """A serialized program is compiled first, then the baseline that it is held against."""
+    _, _, told = ccnn("compile", model, "--serialize", "mbs2", "--json")
+    stages = [line.removeprefix("ccnn: ") for line in told.splitlines() if "ccnn: " in line]
+    own, usual = stages.index("simulating"), stages.index("baseline: generate")
+    assert own < usual
+    assert stages.count("generate") == stages.count("baseline: generate") == 1
