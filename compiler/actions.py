@@ -153,6 +153,7 @@ def compile_options(
         serialize=settings.serialize,
         recompute=settings.recompute,
         mapper=settings.mapper,
+        interleave=settings.interleave,
         pinned=None if settings.from_mapping is None else read_mapping(settings.from_mapping),
         objective=settings.objective,
         budget=settings.budget,

@@ -78,6 +78,9 @@ class CompileOptions:
     """Seconds after which nothing more is tried where an option is auto."""
     mapper: Literal["exact", "heuristic"] = "exact"
     """How products are cut for the array: as proven best, or by FlexSA's rule."""
+    interleave: Literal["auto", "off", "tile"] = "off"
+    """Whether dX and dW of a layer share one sweep over dY: where it pays, nowhere, or wherever
+    it fits."""
     pinned: Mapping | None = None
     """Tilings and cuts to take as they are; what it lacks is mapped."""
 
@@ -99,6 +102,7 @@ _NOTHING_CHOSEN: Any = {
     "tiles": None,
     "objective": "time",
     "budget": None,
+    "interleave": "off",
 }
 
 

@@ -43,6 +43,7 @@ class Settings:
     objective: Literal["time", "traffic", "energy"]
     budget: float | None
     mapper: Literal["exact", "heuristic"]
+    interleave: Literal["auto", "off", "tile"]
     from_mapping: Path | None
     assumed: tuple[str, ...]
 
@@ -74,6 +75,7 @@ def _settings(values: dict[str, Any]) -> Settings:
         raise click.UsageError("--freeze got an empty pattern; give one such as 'features.*'")
     taken.setdefault("target", "")  # of a command that involves no machine
     taken.setdefault("mapper", "exact")
+    taken.setdefault("interleave", "off")
     taken.setdefault("from_mapping", None)
     return Settings(**taken, assumed=tuple(assumed))
 
@@ -225,6 +227,14 @@ _ARRAY = (
         default="exact",
         show_default=True,
         help="How products are cut for the array: as proven best, or by FlexSA's rule.",
+    ),
+    click.option(
+        "--interleave",
+        type=click.Choice(("auto", "off", "tile")),
+        default="off",
+        show_default=True,
+        help="Let both gradients of a layer share one sweep over dY: where it pays, nowhere, or "
+        "wherever it fits.",
     ),
     click.option(
         "--from-mapping",

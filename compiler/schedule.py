@@ -9,9 +9,11 @@ from typing import TYPE_CHECKING
 
 from ccnn.compiler.codegen import PRECISIONS, make_context
 from ccnn.compiler.codegen.scope import Scope
+from ccnn.compiler.interleave import keep_what_pays
 from ccnn.compiler.mapper import map_graph
 from ccnn.compiler.mapping import GroupDoesNotFit, Mapping
 from ccnn.passes.graph import Graph
+from ccnn.passes.interleave_gradients import InterleaveGradients
 from ccnn.passes.pipeline import run_pipeline
 from ccnn.passes.recompute import Recompute
 from ccnn.passes.serialize_minibatch import SerializeMinibatch
@@ -81,10 +83,36 @@ def grouped_and_mapped(
         tell("group", 0, 1)
         found = grouped(graph, machine, o, share)
         with suppress(GroupDoesNotFit):
-            return attempt(found)
+            mapped = attempt(found)
+            if o.interleave == "off":
+                return mapped
+            break
+    return _settled(_interleaved(found, machine, o, attempt), attempt)
+
+
+Attempt = Callable[[Graph], tuple[Scope, Mapping]]
+"""Maps a graph; raises GroupDoesNotFit."""
+
+
+def _settled(found: Graph, attempt: Attempt) -> tuple[Scope, Mapping]:
+    """The graph mapped, without the groups that never fit."""
     while True:
         try:
             return attempt(found)
         except GroupDoesNotFit as error:
             kept = tuple(g for g in found.groups if error.group not in g.nodes)
             found = replace(found, groups=kept)
+
+
+def _interleaved(graph: Graph, machine: Machine, o: CompileOptions, attempt: Attempt) -> Graph:
+    """The graph with the gradients of layers paired, as the options ask."""
+    if o.interleave == "off":
+        return graph
+    room = machine.gbuf_bytes
+    pairs = InterleaveGradients(
+        buffer_bytes=room, reserved_bytes=room // 2, bytes_per=element_bytes(o)
+    )
+    paired = run_pipeline(graph, (pairs,))
+    if o.interleave == "tile":
+        return paired
+    return keep_what_pays(graph, paired, lambda g: _settled(g, attempt), o.objective)

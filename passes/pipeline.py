@@ -15,6 +15,7 @@ from ccnn.passes.expand import Expand
 from ccnn.passes.fuse_activations import FuseActivations
 from ccnn.passes.fuse_layers import FuseLayers
 from ccnn.passes.graph import Graph, GraphError
+from ccnn.passes.interleave_gradients import InterleaveGradients
 from ccnn.passes.norm_policy import NormPolicy
 from ccnn.passes.plugins import PluginError, load_plugin, plugin_names
 from ccnn.passes.recompute import Recompute
@@ -40,6 +41,7 @@ PASSES: dict[str, type[Pass]] = {
         Expand,
         FuseActivations,
         FuseLayers,
+        InterleaveGradients,
         NormPolicy,
         Recompute,
         SerializeMinibatch,
