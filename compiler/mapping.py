@@ -35,10 +35,13 @@ class Tiling:
     """Proven: no tiling of this depth moves fewer, whatever its tile sizes and loop order."""
     flow: str = FLOWS[0].name
     """Which operand of its products stays in the array; compiler/cut.py lists the flows."""
+    pieces: int = 1
+    """Pieces that a wave's rows go through the array in, each with accumulators of its own."""
 
     def __str__(self) -> str:
         tiles = " ".join(f"{name}={size}" for name, size in self.tiles)
         flow = "" if self.flow == FLOWS[0].name else f"flow {_spelt(self.flow)} "
+        flow += "" if self.pieces == 1 else f"pieces {self.pieces} "
         return (
             f"order {','.join(self.order)} depth {self.depth} tiles {tiles} {flow}"
             f"dram {self.dram_bytes} bound {self.bound}"
@@ -110,13 +113,16 @@ def _parse_line(number: int, line: str) -> tuple[str, Tiling]:
         order = tuple(words[0].split(","))
         if words[1] != "depth" or words[3] != "tiles" or words[-4] != "dram" or not name:
             raise ValueError
-        end, flow = len(words) - 4, FLOWS[0].name
+        end, flow, pieces = len(words) - 4, FLOWS[0].name, 1
+        if words[end - 2] == "pieces":
+            end, pieces = end - 2, int(words[end - 1])
         if words[end - 2] == "flow":
             end, flow = end - 2, _FLOWS[words[end - 1]]
         pairs = tuple((key, int(size)) for key, size in (w.split("=") for w in words[4:end]))
         if {k for k, _ in pairs} != set(order) or any(size < 1 for _, size in pairs):
             raise ValueError
-        return name, Tiling(order, pairs, int(words[2]), int(words[-3]), int(words[-1]), flow)
+        moved, bound = int(words[-3]), int(words[-1])
+        return name, Tiling(order, pairs, int(words[2]), moved, bound, flow, pieces)
     except (ValueError, IndexError, KeyError):
         raise MappingError(
             f"line {number}: '{line[:80]}' is not a tiling; expected "

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterator
+from collections.abc import Iterator, Mapping
 from math import prod
 
 from ccnn.targets.machine import Machine
@@ -217,7 +217,13 @@ def capacity(program: Program, machine: Machine) -> Iterator[Finding]:
     for kernel in program.kernels:
         for space, (slots, size) in limits.items():
             mine = [b for b in kernel.buffers if b.space == space]
-            if sum(b.depth for b in mine) > slots:
+            if space == "acc":
+                # an accumulator's rows may be dealt out to more slots
+                words = sum(b.depth * b.size for b in mine)
+                if words > slots * size:
+                    message = f"accumulators of {words} words; {m.name} has {slots * size}"
+                    yield Finding("capacity", kernel.name, message)
+            elif sum(b.depth for b in mine) > slots:
                 message = f"{sum(b.depth for b in mine)} slots of {space}; {m.name} has {slots}"
                 yield Finding("capacity", kernel.name, message)
             for b in mine:
@@ -248,7 +254,7 @@ def bounds(program: Program, machine: Machine) -> Iterator[Finding]:
     for kernel in program.kernels:
         buffers = {b.name: b for b in kernel.buffers}
         for item, trips in instructions(kernel):
-            problem = _array_size(item, machine, trips)
+            problem = _array_size(item, machine, trips) or _sums(item, machine, buffers, trips)
             for access in accesses(item):
                 operand = access.operand
                 size = buffers[operand.buffer].size
@@ -323,6 +329,19 @@ def _inside(start: Affine, count: Extent, dims: tuple[Dim, ...], trips: Trips) -
         totals = [c * fixed for c in choices(limited[0])]
     ends = [start + c for c in choices(count)]
     return all(any(highest(end - t, trips) <= 0 for end in ends) for t in totals)
+
+
+def _sums(
+    i: Instruction, machine: Machine, buffers: Mapping[str, Buffer], trips: Trips
+) -> str | None:
+    """Rows of results against those of a slot of their accumulators."""
+    if not isinstance(i, Exec | Drain):
+        return None
+    held = i.m if isinstance(i, Exec) else i.dst.row_count
+    rows = buffers[i.acc.buffer].size // machine.cols
+    if most(held, trips) > rows:
+        return f"m reaches {most(held, trips)}; a slot of '{i.acc.buffer}' has {rows} rows"
+    return None
 
 
 _MODED = (LoadV, LoadH, Shift, Exec, ExecOS, Drain)

@@ -174,7 +174,7 @@ array:
 """
 SEEN = {
     "flexsa-1g1f": {"FW", "VSW", "ISW"},
-    "ccnn-flex": {"VQW", "VIW", "IQW", "OS"},
+    "ccnn-flex": {"VQW", "VIW", "IQW"},
     "intergrad-32": {"WS", "OS"},
     "small.yaml": {"FW", "VSW", "HSW", "ISW"},
 }

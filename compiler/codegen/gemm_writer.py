@@ -54,7 +54,9 @@ class _Writer:
         self.resident = gemm.out in scope.regions
         self.summed = scope.summed(gemm.out)
         self.converts = gemm.converts(self.tile) or self.summed
-        declare_array(kw, scope.machine, gemm.dtypes[gemm.tensors["moving"]], gemm.accum)
+        self.pieces = tiling.pieces
+        moving = gemm.dtypes[gemm.tensors["moving"]]
+        declare_array(kw, scope.machine, moving, gemm.accum, tiling.pieces)
 
     def pipe(self, name: str, dtype: str, size: int, slots: int, giver: str, taker: str) -> Pipe:
         return self.kw.pipe(name, "gbuf", dtype, size, slots, giver, taker)
@@ -182,7 +184,7 @@ class _Writer:
                 if self.g.bias and not self.converts:
                     bias = held["bias"]
                     extra = bias.block(plain((1, 0)), plain((shape[1], 1)), column)
-                wanted = Wanted(moving, stationary, result, shape, first, extra)
+                wanted = Wanted(moving, stationary, result, shape, first, extra, self.pieces)
                 cut = self.cuts.get((shape, self.flow))
                 write_waves(self.kw, self.scope.machine, wanted, self.flow, cut)
 

@@ -56,13 +56,17 @@ class Block:
         return Matrix(name, rows, cols, r0, r, c0, c, self.offset, slot)  # type: ignore[arg-type]
 
 
-def declare_array(kw: KernelWriter, machine: Machine, dtype: str, accum: str) -> None:
-    """The local buffers, weight registers and accumulators a GEMM kernel uses."""
+def declare_array(
+    kw: KernelWriter, machine: Machine, dtype: str, accum: str, pieces: int = 1
+) -> None:
+    """The local buffers, weight registers and accumulators a GEMM kernel uses; waves that go in
+    `pieces` share out the accumulators' rows over as many slots more."""
     v, h = machine.rows * machine.cols, machine.lbuf_h_rows * machine.rows
     kw.pipe("v", "lbuf_v", dtype, v, machine.lbuf_v_slots)
     kw.pipe("h", "lbuf_h", dtype, h, machine.lbuf_h_slots)
     kw.pipe("pe", "pe", dtype, v, machine.weight_buffers)
-    kw.pipe("acc", "acc", accum, machine.acc_rows * machine.cols, machine.acc_slots)
+    rows = machine.acc_rows // pieces
+    kw.pipe("acc", "acc", accum, rows * machine.cols, machine.acc_slots * pieces)
 
 
 Piece = tuple[Affine, Extent, Affine]
@@ -103,6 +107,8 @@ class Wanted:
     accumulate: Affine = ZERO
     """Adds to what result holds when this is above 0."""
     bias: Block | None = None
+    pieces: int = 1
+    """As in `compiler.mapping.Tiling`."""
 
     @property
     def transposed(self) -> Wanted:
@@ -111,7 +117,7 @@ class Wanted:
             raise CodegenError("a bias goes with columns of the result; let b stay in the array")
         m, n, k = self.shape
         blocks = self.stationary.transposed, self.moving.transposed, self.result.transposed
-        return Wanted(*blocks, (n, m, k), self.accumulate)
+        return Wanted(*blocks, (n, m, k), self.accumulate, None, self.pieces)
 
 
 def exchanges(flow: Flow) -> bool:
@@ -126,10 +132,10 @@ def write_waves(
     """Write a product; the caller holds tokens for all operands: feed_h reads moving, feed_v reads
     stationary (or the other way round, see `exchanges`), drain writes result and reads bias.
     """
-    if cut is None and flow != FLOWS[0].name:
+    if cut is None and (flow != FLOWS[0].name or wanted.pieces > 1):
         raise CodegenError(
             f"'{kw.name}': the mapping has no cut for {triple_text(wanted.shape)} with flow "
-            f"'{flow}'; add one, or leave the flow out"
+            f"'{flow}' in {wanted.pieces} pieces; add one, or leave flow and pieces out"
         )
     if cut is not None and exchanges(cut.flow):
         wanted = wanted.transposed
@@ -140,32 +146,75 @@ def write_waves(
 
 
 def _write_stationary(kw: KernelWriter, machine: Machine, wanted: Wanted, cut: Cut | None) -> None:
-    """Weight-stationary waves."""
+    """Weight-stationary waves; a wave's pieces go one after the other past each block held."""
     m_total, n_total, k_total = wanted.shape
-    v, h, pe, acc = (kw.pipes[name] for name in ("v", "h", "pe", "acc"))
+    h, pe, acc = (kw.pipes[name] for name in ("h", "pe", "acc"))
     node, mode = kw.node, ""
     waves = _along(kw, cut.waves) if cut else _even(kw, m_total, machine.acc_rows)
     for m0, m, _ in waves:
+        pieces = _pieces(m0, m, machine.acc_rows // wanted.pieces) if cut else [(m0, m)]
         for n0, n, runs in _strips(kw, machine, n_total, cut):
-            sums = kw.fill(acc, "array")
+            # past a single block, a piece is drained while the next one streams
+            at_once = sum(run.count for run in runs) == 1
+            held = [kw.fill(acc, "array") for _ in pieces[: 1 if at_once else None]]
             for k0, k, down, mode in _blocks(kw, machine, (k_total, n.size), runs):
-                tv = kw.fill(v, "feed_v")
-                kw.emit(LoadV(node, slot(tv), wanted.stationary.window(k0, k, n0, n), mode=mode))
-                kw.filled(v, "feed_v")
-                th = kw.fill(h, "feed_h")
-                kw.emit(LoadH(node, slot(th), wanted.moving.window(m0, m, k0, k), mode=mode))
-                kw.filled(h, "feed_h")
-                kw.take(v, "shift")
-                tp = kw.fill(pe, "shift")
-                kw.emit(Shift(node, slot(tp), slot(tv), k, n, mode=mode))
-                kw.done(v, "shift")
-                kw.filled(pe, "shift")
-                kw.take(pe, "array")
-                kw.take(h, "array")
-                kw.emit(Exec(node, slot(sums), slot(th), slot(tp), m, k, n, down, mode=mode))
-                kw.done(h, "array")
-                kw.done(pe, "array")
-            _drain(kw, sums, wanted, ((m0, m), (n0, n)), mode)
+                tv = _load_block(kw, wanted, (k0, k), (n0, n), mode)
+                tp: Ticket | None = None
+                for i, rows in enumerate(pieces):
+                    th = _load_rows(kw, wanted, rows, (k0, k), mode)
+                    tp = tp or _shift_in(kw, tv, k, n, mode)
+                    if i == len(held):
+                        held.append(kw.fill(acc, "array"))
+                    kw.take(h, "array")
+                    sums = slot(held[i])
+                    kw.emit(Exec(node, sums, slot(th), slot(tp), rows[1], k, n, down, mode=mode))
+                    kw.done(h, "array")
+                    if i == len(pieces) - 1:
+                        kw.done(pe, "array")
+                    if at_once:
+                        _drain(kw, held[i], wanted, (rows, (n0, n)), mode)
+            if not at_once:
+                for rows, sums in zip(pieces, held, strict=True):
+                    _drain(kw, sums, wanted, (rows, (n0, n)), mode)
+
+
+Span = tuple[Affine, Extent]
+"""Where rows, columns or steps start, and how many."""
+
+
+def _pieces(start: Affine, length: Extent, most: int) -> list[Span]:
+    """A wave's rows in stretches of `most` and what is left."""
+    firsts = range(0, length.size, most)
+    return [(start + first, Extent(min(most, length.size - first))) for first in firsts]
+
+
+def _load_block(kw: KernelWriter, wanted: Wanted, depth: Span, columns: Span, mode: str) -> Ticket:
+    """Bring a block of the stationary operand before the array."""
+    tv = kw.fill(kw.pipes["v"], "feed_v")
+    window = wanted.stationary.window(*depth, *columns)
+    kw.emit(LoadV(kw.node, slot(tv), window, mode=mode))
+    kw.filled(kw.pipes["v"], "feed_v")
+    return tv
+
+
+def _load_rows(kw: KernelWriter, wanted: Wanted, rows: Span, depth: Span, mode: str) -> Ticket:
+    """Bring rows of the moving operand before the array."""
+    th = kw.fill(kw.pipes["h"], "feed_h")
+    kw.emit(LoadH(kw.node, slot(th), wanted.moving.window(*rows, *depth), mode=mode))
+    kw.filled(kw.pipes["h"], "feed_h")
+    return th
+
+
+def _shift_in(kw: KernelWriter, tv: Ticket, k: Extent, n: Extent, mode: str) -> Ticket:
+    """The block into the PEs; the array waits for it."""
+    v, pe = kw.pipes["v"], kw.pipes["pe"]
+    kw.take(v, "shift")
+    tp = kw.fill(pe, "shift")
+    kw.emit(Shift(kw.node, slot(tp), slot(tv), k, n, mode=mode))
+    kw.done(v, "shift")
+    kw.filled(pe, "shift")
+    kw.take(pe, "array")
+    return tp
 
 
 def _write_results_stay(kw: KernelWriter, machine: Machine, wanted: Wanted, cut: Cut) -> None:

@@ -138,6 +138,9 @@ def _map_group(context: Scope, plan: GroupPlan, search: _Search) -> tuple[dict[s
                     if n.op in GEMMS:
                         name = tiling_key(n, plan, size)
                         tilings[name] = search.tiling(scopes[size], n, room, name, grouped=True)
+            # one kernel has one set of accumulators
+            pieces = max((t.pieces for t in tilings.values()), default=1)
+            tilings = {name: replace(t, pieces=pieces) for name, t in tilings.items()}
             mapping = Mapping(context.machine.name, tilings, {}, search.cuts)
             group_kernel(context, mapping, replace(plan, budget=room), numbers)
             return tilings, room

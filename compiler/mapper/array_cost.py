@@ -57,11 +57,12 @@ def fill_cycles(flow: Flow, part: tuple[int, int, int], machine: Machine) -> int
     return down + down + across - 2
 
 
-def piped_cycles(cut: Cut, machine: Machine) -> int:
+def piped_cycles(cut: Cut, machine: Machine, pieces: int = 1) -> int:
     """Cycles that the array takes when accumulator slots are waited for as well.
 
     A block of results is done after its waves, their skew and the drain, and as many blocks are
     under way as there are slots: each takes max(waves, drain, (waves + skew + drain) / slots).
+    Where a wave goes past a single block in `pieces`, each holds a slot only for its own rows.
     """
     modes = {mode.name: mode for mode in machine.array_modes}
     total = 0
@@ -79,7 +80,9 @@ def piped_cycles(cut: Cut, machine: Machine) -> int:
                 )
                 blocks = [(wave, -(-rows // steps[-1][0].sub_waves), steps[-1][1].depth, 1)]
             for wave, drain, depth, many in blocks:
-                chain = -(-(wave + depth + strip.width - 2 + drain) // machine.acc_slots)
+                skew = depth + strip.width - 2
+                parts = pieces if cut.flow.dataflow == "ws" and strip.blocks == 1 else 1
+                chain = -(-((wave + drain) // parts + skew) // machine.acc_slots)
                 total += strip.count * count * many * max(wave, drain, chain)
     return total
 

@@ -28,6 +28,8 @@ from ccnn.compiler.mapping import Tiling
 from ccnn.targets.machine import Machine
 from ccnn.targets.program import DTYPE_BYTES, ZERO
 
+PIECES = (1, 2, 4)
+"""Pieces that waves may go through the array in."""
 Cuts = MutableMapping[tuple[Triple, str], Cut]
 
 
@@ -77,14 +79,19 @@ def choose_cuts(
     offers = []
     for place, flow in enumerate(usable):
         maps = {sizes: cut_of(sizes, machine, rules, flow) for sizes in products}
-        cycles = sum(count * piped_cycles(maps[s].cut, machine) for s, count in products.items())
         moved = sum(count * maps[s].buffer_bytes for s, count in products.items())
-        offers.append((cycles, moved, place, flow.name, maps))
-    *_, chosen, maps = min(offers, key=lambda offer: offer[:3])
+        for pieces in PIECES if flow.dataflow == "ws" else PIECES[:1]:
+            if machine.acc_rows % pieces:
+                continue
+            cycles = sum(
+                n * piped_cycles(maps[s].cut, machine, pieces) for s, n in products.items()
+            )
+            offers.append((cycles, moved, place, pieces, flow.name, maps))
+    *_, pieces, chosen, maps = min(offers, key=lambda offer: offer[:4])
     chosen_cuts = {(sizes, chosen): mapping.cut for sizes, mapping in maps.items()}
     cuts.update(chosen_cuts)
     cuts.update({key: cut for key, cut in (pinned or {}).items() if key in chosen_cuts})
-    return replace(tiling, flow=chosen)
+    return replace(tiling, flow=chosen, pieces=pieces)
 
 
 @lru_cache(maxsize=65536)

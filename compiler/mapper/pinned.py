@@ -9,7 +9,7 @@ from difflib import get_close_matches
 import numpy as np
 
 from ccnn.compiler.codegen.gemm import Gemm
-from ccnn.compiler.cut import triple_text
+from ccnn.compiler.cut import flow_named, triple_text
 from ccnn.compiler.mapper.array import Product, Rules
 from ccnn.compiler.mapper.array_text import check_cut, with_cycles
 from ccnn.compiler.mapper.cuts import usable_flows
@@ -70,6 +70,10 @@ def pinned_tiling(
     usable = [flow.name for flow in usable_flows(gemm, tiling, machine, grouped)]
     if tiling.flow not in usable:
         raise _wrong(name, f"the flow '{tiling.flow}'", f"use {', '.join(usable)}")
+    if tiling.pieces < 1 or machine.acc_rows % tiling.pieces:
+        raise _wrong(name, f"pieces {tiling.pieces}", f"use a divisor of {machine.acc_rows}")
+    if tiling.pieces > 1 and flow_named(tiling.flow).dataflow != "ws":
+        raise _wrong(name, f"pieces {tiling.pieces}", "results that stay have no waves to cut")
     if tiling.depth < 1:
         raise _wrong(name, f"depth {tiling.depth}", "use 1, or 2 for double buffers")
     moved = _bytes(gemm, machine, tiling)
