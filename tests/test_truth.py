@@ -6,6 +6,7 @@ float64 must agree to 1e-9; float32 may be off by four times what PyTorch's own 
 
 import os
 from pathlib import Path
+from typing import Any
 
 import pytest
 from reference import DATA, errors, read, worst_by_kind
@@ -22,6 +23,7 @@ FURTHER = [
     for p in sorted((CORPUS / "tiny").glob("*/model*.onnx"))
     if p.parent.name + "/" + p.name not in SHIPPED_NAMES
 ]
+FLEXIBLE = ("ccnn-flex", "flexsa-1g1f", "intergrad-32")
 SMALLEST = ("lenet5", "mobilenetv1", "squeezenet")
 ULP = 2.0**-23
 
@@ -30,7 +32,7 @@ def name_of(path: Path) -> str:
     return f"{path.parent.name}/{path.name}"
 
 
-def step_errors(path: Path, target: str, dtype: str) -> dict[str, float]:
+def step_errors(path: Path, target: str, dtype: str, **more: Any) -> dict[str, float]:
     """Compile, prove safe, execute two steps; the error of every result."""
     truth, inputs = read(path.parent / "ref_f64.npz"), read(path.parent / "inputs.npz")
     lr, momentum, decay = (float(h) for h in truth["hyper"])
@@ -40,6 +42,7 @@ def step_errors(path: Path, target: str, dtype: str) -> dict[str, float]:
         batch=len(inputs["input"]),
         input_gradient=True,
         optimizer=Optimizer("sgd", lr, momentum, decay),
+        **more,
     )
     compiled = compile_model(path, options)
     assert verify_program(compiled.program, compiled.machine) == []
@@ -47,8 +50,8 @@ def step_errors(path: Path, target: str, dtype: str) -> dict[str, float]:
     return errors(truth, run_steps(compiled, fed, 2))
 
 
-def check_float64(path: Path, target: str) -> None:
-    worst = worst_by_kind(step_errors(path, target, "float64"))
+def check_float64(path: Path, target: str, **more: Any) -> None:
+    worst = worst_by_kind(step_errors(path, target, "float64", **more))
     assert max(error for error, _ in worst.values()) <= 1e-9, worst
 
 
@@ -78,6 +81,14 @@ def test_smallest_machine(path: Path) -> None:
     check_float64(path, "tiny")
 
 
+@pytest.mark.slow
+@pytest.mark.parametrize("target", FLEXIBLE)
+@pytest.mark.parametrize("path", [p for p in SHIPPED if p.name == "model.onnx"], ids=name_of)
+def test_flexible_arrays(path: Path, target: str) -> None:
+    """Modes and flows as the mapper chooses them, and gradients interleaved wherever they fit."""
+    check_float64(path, target, interleave="tile")
+
+
 @pytest.mark.skipif(not FURTHER, reason=f"no model corpus at {CORPUS}; set CCNN_CORPUS")
 class TestCorpus:
     """The same over the rest of the corpus."""
@@ -94,3 +105,9 @@ class TestCorpus:
     @pytest.mark.parametrize("path", [p for p in FURTHER if p.parent.name in SMALLEST], ids=name_of)
     def test_smallest_machine(self, path: Path) -> None:
         check_float64(path, "tiny")
+
+    @pytest.mark.slow
+    @pytest.mark.parametrize("target", FLEXIBLE)
+    @pytest.mark.parametrize("path", [p for p in FURTHER if p.name == "model.onnx"], ids=name_of)
+    def test_flexible_arrays(self, path: Path, target: str) -> None:
+        check_float64(path, target, interleave="tile")
