@@ -41,7 +41,7 @@ from ccnn.targets.text import instruction_text
 LONGEST_LISTING = 300
 """Lines of one node in one kernel that are shown; program.asm has them all."""
 
-LONGEST_PART = 32
+LONGEST_PART = 24
 """The same where the kernel has more nodes than one."""
 
 
