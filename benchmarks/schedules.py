@@ -25,6 +25,7 @@ from ccnn.compiler.mapper import map_graph
 from ccnn.compiler.mapping import GroupDoesNotFit
 from ccnn.compiler.reader import ReadOptions, read_model
 from ccnn.passes.autodiff import Optimizer, differentiate
+from ccnn.passes.batch_axis import batch_axis
 from ccnn.passes.graph import Graph
 from ccnn.passes.norm_policy import NormPolicy
 from ccnn.passes.pipeline import Pass, run_pipeline
@@ -35,6 +36,9 @@ from ccnn.targets.verify import verify_program
 
 MIB = 2**20
 DTYPE = "bfloat16"
+
+ROOM_FOR_TILES = (0.1, 0.25, 0.4, 0.6)
+"""Shares of the buffer, tried in turn; the published method reserves nothing."""
 
 Schedule = Callable[[int, int], Pass | None]
 """Bytes of buffer and bytes of it for streaming tiles, to the pass that groups; None: no groups."""
@@ -88,7 +92,7 @@ def execute(graph: Graph, machine: Machine, schedule: Schedule) -> Executed:
     tiles, and are dissolved when that does not help."""
     began = time.process_time()
     program, grouped = None, graph
-    for share in (0.1, 0.25, 0.4, 0.6):
+    for share in ROOM_FOR_TILES:
         each = schedule(machine.gbuf_bytes, int(share * machine.gbuf_bytes))
         grouped = run_pipeline(graph, (each,)) if each else graph
         try:
@@ -121,11 +125,10 @@ def traffic_classes(graph: Graph, trace: Trace) -> dict[str, int]:
     stored       made forward, read backward: written, read again and re-read
     features     made and read forward only
     gradients    of features
-    rest         inputs, statistics, what is smaller than one byte a sample
+    rest         inputs, statistics, constants
     """
     root = storage_roots(graph)
-    batch = next(iter(t.shape[0] for t in graph.of_role("input") if t.shape))
-    wide = {root[t] for t in graph.tensors if (s := graph[t].shape) and s[0] % batch == 0}
+    wide = {root[t] for t in batch_axis(graph).rows}
     backward = {root[i] for n in graph.nodes if n.phase == "backward" for i in n.inputs if i}
     phase = {root[o]: n.phase for n in graph.nodes for o in n.outputs if o and n.op != "reshape"}
     found: Counter[str] = Counter()

@@ -228,7 +228,9 @@ class Planner:
         if self.options.mode != "best" or self.options.sub_batch:
             return plan
         look = self._look(self.bounds[i], self.bounds[j])
-        sizes = {_even(self.batch, m, self.grain) for m in range(self.grain, self.batch + 1)}
+        sizes = {
+            _even(self.batch, m, self.grain) for m in range(self.grain, self.batch + 1, self.grain)
+        }
         plans = [plan]
         for size in sorted(sizes):
             if size >= self.grain and self._may_run(look, size):

@@ -85,8 +85,9 @@ def _iteration(
         kw.node = numbers[node.name]
         with kw.part(1000 * place + 500):
             write(scope, kw, node)
-            for tensor in node.outputs:
-                if tensor in scope.margins:
+        for i, tensor in enumerate(node.outputs):
+            if tensor in scope.margins:  # a section of its own: behind what the drain has written
+                with kw.part(1000 * place + 550 + i):
                     _surround(kw, scope, tensor)
         for i, tensor in enumerate(node.outputs):
             if tensor in scope.published and tensor in scope.regions:
