@@ -16,9 +16,7 @@ from reference import DATA, read
 
 from ccnn.compiler.driver import Compilation, CompileOptions, compile_model, start
 from ccnn.passes.autodiff import Optimizer
-from ccnn.passes.batch_axis import batch_axis
 from ccnn.targets.machine import load_machine
-from ccnn.targets.program import Load, Loop, Store
 from ccnn.targets.verify import verify_program
 
 REFERENCE = read(DATA / "trajectory" / "losses.npz")
