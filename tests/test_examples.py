@@ -106,3 +106,19 @@ def test_a_torch_export_program_has_autograds_gradients():
     worst = float(example("torch_export.py").split("autograd:")[1].split()[0])
     assert worst < 1e-12
     assert np.isfinite(worst)
+
+
+def test_two_passes_work_where_neither_onnx_nor_a_solver_can_be_imported():
+    blocked = ("onnx", "ortools", "jinja2", "yaml", "jsonschema", "ml_dtypes", "click", "rich")
+    code = (
+        "import runpy, sys\n"
+        f"sys.modules.update(dict.fromkeys({blocked!r}))\n"
+        "try:\n    import onnx\nexcept ImportError:\n    print('blocked')\n"
+        f"runpy.run_path({str(EXAMPLES / 'two_passes.py')!r}, run_name='__main__')\n"
+    )
+    said = script(code)
+    assert said.startswith("blocked\n6 norms and gradients of norms become\n")
+    assert re.search(r"^group of \d+ samples at a time: .*map.*, conv1, norm2/moments$", said, re.M)
+    before, after = re.search(r"^DRAM ([\d,]+) -> ([\d,]+) bytes$", said, re.M).groups()
+    assert int(after.replace(",", "")) < 0.7 * int(before.replace(",", ""))
+    assert float(said.split("difference of a gradient:")[1]) < 1e-12

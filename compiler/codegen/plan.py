@@ -128,7 +128,7 @@ def plan_group(context: Scope, group: Group, axis: BatchAxis, root: Mapping[str,
     height = max((r.address + r.size for r in placed), default=0)
     # nodes share pipes only where engines and depths agree, so several sets stand side by side
     budget = (context.machine.gbuf_bytes - height) * 3 // 10
-    if budget < 4096 and height:
+    if budget < min(4096, context.machine.gbuf_bytes // 8) and height:
         raise GroupDoesNotFit(
             nodes[0].name,
             f"group of '{nodes[0].name}': what stays on chip takes {height} bytes of the "
