@@ -19,7 +19,7 @@ import argparse
 import json
 import sys
 import time
-from collections.abc import Callable, Iterator
+from collections.abc import Callable, Iterator, Sequence
 from dataclasses import replace
 from functools import lru_cache, partial
 from pathlib import Path
@@ -135,8 +135,8 @@ def against(name: str, gbuf: int, what: str, run: Executed, base: Executed, **mo
     }  # fmt: skip
 
 
-def table(names: list[str], buffers: list[int]) -> Iterator[Row]:
-    """Networks, schedules and buffers of the paper, with group norm."""
+def table(names: list[str], buffers: list[int], only: Sequence[str] = ()) -> Iterator[Row]:
+    """Networks, schedules (`only` these) and buffers of the paper, with group norm."""
     for gbuf in buffers or BUFFERS:
         for name in names or PUBLISHED:
             base = usual(name, gbuf)
@@ -145,6 +145,8 @@ def table(names: list[str], buffers: list[int]) -> Iterator[Row]:
             graph = lowered(name, "group")
             pairs = zip(published(batch_of(name)).items(), expected, strict=True)
             for (what, schedule), known in pairs:
+                if only and what not in only:
+                    continue
                 run = execute(graph, machine(gbuf), schedule)
                 yield against(name, gbuf, what, run, base, model_x=known)
 
@@ -237,6 +239,8 @@ def main(arguments: list[str]) -> int:
     parser.add_argument("--net", action="append", default=[], metavar="NAME",
                         help=f"{', '.join(NETWORKS)} or an ONNX file; again for more")  # fmt: skip
     parser.add_argument("--gbuf", action="append", default=[], type=int, metavar="MIB")
+    parser.add_argument("--only", action="append", default=[], metavar="SCHEDULE",
+                        help="of the table: IL, full, mbs1, mbs2; again for more")  # fmt: skip
     parser.add_argument("--save", type=Path, metavar="FILE.json", help="also keep the rows there")
     asked = parser.parse_args(arguments)
     for name in asked.parts:
@@ -251,7 +255,8 @@ def main(arguments: list[str]) -> int:
             "| cycles x | energy x | MACs x | groups | CPU s |\n"
             f"| --- | ---: | --- {'| ---: ' * 10}|\n"
         )
-        for row in PARTS[part](asked.net, asked.gbuf):
+        measure = partial(table, only=asked.only) if part == "table" else PARTS[part]
+        for row in measure(asked.net, asked.gbuf):
             sys.stdout.write(show(row) + "\n")
             sys.stdout.flush()
             if asked.save:
