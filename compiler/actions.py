@@ -6,11 +6,13 @@ import io
 import json
 import sys
 from collections.abc import Mapping
+from contextlib import nullcontext
 from pathlib import Path
 from typing import Any
 
 import numpy as np
 
+from ccnn.compiler.ablate import ablate as ablation
 from ccnn.compiler.annotate import annotate_model
 from ccnn.compiler.arrays import batch_of, check_inputs, read_arrays
 from ccnn.compiler.driver import (
@@ -30,6 +32,7 @@ from ccnn.compiler.mapping import Mapping as TilingMap
 from ccnn.compiler.mapping import MappingError, parse_mapping
 from ccnn.compiler.options import Settings
 from ccnn.compiler.progress import Progress, progress_on_stderr
+from ccnn.compiler.recall import Product, keep, product_key, recall
 from ccnn.compiler.report import build_report, layers_csv, load_report, show_report
 from ccnn.compiler.report.detail import kernel_details
 from ccnn.compiler.report.html import report_html
@@ -55,21 +58,41 @@ def compile_to_folder(
     quiet: bool,
     verbose: bool,
     dump_passes: Path | None = None,
+    ablate: bool = False,
+    no_cache: bool = False,
 ) -> None:
-    """Compile, prove safe, simulate and report; write the files when there is a folder."""
+    """Compile, prove safe, simulate and report; write the files when there is a folder.
+
+    An unchanged model, machine and options are found in the cache, unless there are passes to dump.
+    """
     need(model)
+    cached = not no_cache and dump_passes is None
+    key = product_key(model, settings, ablate) if cached else None
+    known = recall(key) if key is not None else None
     graphs = GraphDump(dump_passes)
-    if folder is None:
+    if folder is None and known is None:
         with progress_on_stderr(quiet) as progress:
-            _, report, _ = compile_and_cost(model, settings, progress, graphs.see)
+            _, report, _ = compile_and_cost(model, settings, progress, graphs.see, ablate=ablate)
         _show_compiled(report, (), as_json=as_json, quiet=quiet, verbose=verbose)
         return
-    with output_folder(folder) as output:
-        with progress_on_stderr(quiet) as progress:
-            compilation, report, trace = compile_and_cost(model, settings, progress, graphs.see)
-            progress("writing files", 0, 0)
-            placed = output.write(output_files(compilation, report, trace, model))
+    with output_folder(folder) if folder is not None else nullcontext() as output:
+        product = known
+        if product is None:
+            with progress_on_stderr(quiet) as progress:
+                c, report, trace = compile_and_cost(
+                    model, settings, progress, graphs.see, ablate=ablate
+                )
+                progress("writing files", 0, 0)
+                product = Product(output_files(c, report, trace, model), warnings_of(c))
+            if key is not None:
+                keep(key, product)
+        else:
+            sys.stderr.writelines(product.warnings)
+        placed = output.write(product.files) if output is not None else ()
+        report = json.loads(product.files["report.json"])
         _show_compiled(report, placed, as_json=as_json, quiet=quiet, verbose=verbose)
+        if known is not None and not quiet and not as_json:
+            sys.stdout.write("unchanged, so taken from the cache; --no-cache compiles it anew\n")
 
 
 def compile_and_cost(
@@ -78,8 +101,10 @@ def compile_and_cost(
     progress: Progress,
     on_graph: GraphWatcher | None = None,
     warn: bool = True,
+    ablate: bool = False,
 ) -> tuple[Compilation, dict[str, Any], Trace]:
-    """The compilation, its report and its trace; `warn` says warnings on standard error."""
+    """The compilation, its report and its trace; `warn` says warnings on standard error, `ablate`
+    adds the strong baseline and what each step saved."""
     compilation = _compile(model, compile_options(settings), progress, on_graph, warn)
     progress("proving the program safe", 0, 0)
     _prove_safe(compilation)
@@ -91,10 +116,18 @@ def compile_and_cost(
             model,
             compilation.options.conventional,
             lambda stage, done, total: progress(f"baseline: {stage}", done, total),
-            warn=warn,
+            warn=False,
         )
         baseline = simulate(usual.program, usual.machine)
     report = build_report(compilation, trace, baseline, settings.assumed, usual.program)
+    if ablate:
+        progress("ablating", 0, 0)
+        report |= ablation(
+            compilation,
+            trace,
+            (usual, baseline),
+            lambda options: _compile(model, options, progress, warn=False),
+        )
     return compilation, report, trace
 
 
@@ -208,9 +241,13 @@ def _compile(
                 "anything",
             ) from error
         raise
-    for problem in compilation.model.report.of("warning") if warn else ():
-        sys.stderr.write(f"ccnn: {problem}\n")
+    sys.stderr.writelines(warnings_of(compilation) if warn else ())
     return compilation
+
+
+def warnings_of(compilation: Compilation) -> tuple[str, ...]:
+    """What is said on standard error about the model, as lines."""
+    return tuple(f"ccnn: {p}\n" for p in compilation.model.report.of("warning"))
 
 
 def run_with_inputs(

@@ -31,7 +31,7 @@ from ccnn.targets.machine import Machine
 from ccnn.targets.simulator import Trace
 
 Objective = Literal["time", "traffic", "energy"]
-Serialization = Literal["none", "full", "mbs1", "mbs2", "best"]
+Serialization = Literal["none", "fused", "full", "mbs1", "mbs2", "best"]
 Recomputation = Literal["none", "cheap", "layers"]
 
 PAIRS = 5

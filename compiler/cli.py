@@ -59,6 +59,13 @@ def cli() -> None:
     metavar="DIR",
     help="Folder for the graph after each pass, as text.",
 )
+@click.option(
+    "--ablate",
+    is_flag=True,
+    help="Also execute what lies between the conventional schedule and this one: the report then "
+    "says what each step saved.",
+)
+@cache_option
 @json_option
 @loudness
 def compile_command(
@@ -66,6 +73,8 @@ def compile_command(
     settings: Settings,
     output: Path | None,
     dump_passes: Path | None,
+    ablate: bool,
+    no_cache: bool,
     as_json: bool,
     quiet: bool,
     verbose: bool,
@@ -82,7 +91,7 @@ def compile_command(
     folder = output if output is not None or as_json else Path("ccnn-out")
     compile_to_folder(
         model, settings, folder, as_json=as_json, quiet=quiet, verbose=verbose,
-        dump_passes=dump_passes,
+        dump_passes=dump_passes, ablate=ablate, no_cache=no_cache,
     )  # fmt: skip
 
 

@@ -38,7 +38,7 @@ class Settings:
     dropout: bool
     seed: int
     norm: Literal["exact", "group", "ghost"]
-    serialize: Literal["none", "full", "mbs1", "mbs2", "best", "auto"]
+    serialize: Literal["none", "fused", "full", "mbs1", "mbs2", "best", "auto"]
     recompute: Literal["none", "cheap", "layers", "auto"]
     objective: Literal["time", "traffic", "energy"]
     budget: float | None
@@ -191,11 +191,12 @@ _SCHEDULE = (
     ),
     click.option(
         "--serialize",
-        type=click.Choice(("none", "full", "mbs1", "mbs2", "best", "auto")),
+        type=click.Choice(("none", "fused", "full", "mbs1", "mbs2", "best", "auto")),
         default="none",
         show_default=True,
         help="Send runs of layers through the buffer a sub-batch at a time; none is the "
-        "conventional schedule, auto what turns out best.",
+        "conventional schedule, fused each layer with the vector work around it, auto what turns "
+        "out best.",
     ),
     click.option(
         "--recompute",

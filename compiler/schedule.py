@@ -5,13 +5,14 @@ from __future__ import annotations
 from collections.abc import Callable
 from contextlib import suppress
 from dataclasses import replace
-from typing import TYPE_CHECKING
+from typing import TYPE_CHECKING, Any
 
 from ccnn.compiler.codegen import PRECISIONS, make_context
 from ccnn.compiler.codegen.scope import Scope
 from ccnn.compiler.interleave import keep_what_pays
 from ccnn.compiler.mapper import map_graph
 from ccnn.compiler.mapping import GroupDoesNotFit, Mapping
+from ccnn.passes.fuse_layers import FuseLayers
 from ccnn.passes.graph import Graph
 from ccnn.passes.interleave_gradients import InterleaveGradients
 from ccnn.passes.pipeline import run_pipeline
@@ -49,16 +50,16 @@ def grouped(graph: Graph, machine: Machine, o: CompileOptions, share: float) -> 
     """The graph with its groups, which leave this share of the buffer to tiles."""
     if o.serialize in ("none", "auto"):
         return graph
-    room = machine.gbuf_bytes
-    serialize = SerializeMinibatch(
-        buffer_bytes=room,
-        reserved_bytes=int(room * share),
-        mode=o.serialize,
-        merge_moments=True,
-        in_place=True,
-        bytes_per=element_bytes(o),
-    )
-    return run_pipeline(graph, (serialize,))
+    room: Any = {
+        "buffer_bytes": machine.gbuf_bytes,
+        "reserved_bytes": int(machine.gbuf_bytes * share),
+        "merge_moments": True,
+        "in_place": True,
+        "bytes_per": element_bytes(o),
+    }
+    if o.serialize == "fused":
+        return run_pipeline(graph, (FuseLayers(**room),))
+    return run_pipeline(graph, (SerializeMinibatch(mode=o.serialize, **room),))
 
 
 def grouped_and_mapped(

@@ -26,7 +26,6 @@ nodes; sub-batches and what stays on chip are those of passes/serialize_minibatc
 from __future__ import annotations
 
 from dataclasses import dataclass, field, replace
-from math import inf
 from typing import ClassVar
 
 from ccnn.passes.batch_axis import batch_axis
@@ -52,6 +51,8 @@ class FuseLayers:
     """Also fuse the first half of the norm behind a layer, forward and backward."""
     merge_moments: bool = False
     """Whether the target can merge moments of sub-batches; else they are a barrier."""
+    in_place: bool = False
+    """As in serialize-minibatch."""
     bytes_per: ElementBytes = field(default_factory=ElementBytes)
 
     def __post_init__(self) -> None:
@@ -66,11 +67,7 @@ class FuseLayers:
             steps = make_steps(order, axis, self.bytes_per)
             ends = run_ends(steps, self.next_norm)
             planner = Planner(steps, self._options(), range(len(steps.nodes) + 1))
-
-            def price(i: int, j: int, ends=ends, planner=planner) -> float:
-                return planner.price(i, j) if j <= ends[i] else inf
-
-            groups = planner.refined(group_exactly(len(steps.nodes), price))
+            groups = planner.refined(group_exactly(len(steps.nodes), planner.price, ends))
             planned.append((sum(p.cost for _, p in groups), steps, groups))
         _, steps, groups = min(planned, key=lambda p: p[0])
         return place_groups(steps, groups)
@@ -82,6 +79,7 @@ class FuseLayers:
             mode="mbs2",
             batch=self.batch,
             merge_moments=self.merge_moments,
+            in_place=self.in_place,
             bytes_per=self.bytes_per,
         )
 

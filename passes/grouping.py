@@ -20,15 +20,20 @@ def total(groups: Cuts, price: Price) -> float:
     return sum(price(i, j) for i, j in groups)
 
 
-def group_exactly(count: int, price: Price) -> Cuts:
+def group_exactly(count: int, price: Price, ends: Sequence[int] = ()) -> Cuts:
     """The cheapest grouping of all, by dynamic programming over the cut points.
 
     best(j) = min over i < j of best(i) + price(i, j); of equal prices the one with fewer groups.
+    A group that begins at i ends at `ends[i]` at the latest, where that is given.
     """
+    starts: list[list[int]] = [[] for _ in range(count + 1)]
+    for i in range(count):
+        for j in range(i + 1, (ends[i] if ends else count) + 1):
+            starts[j].append(i)
     best: list[tuple[float, int]] = [(0.0, 0)]
     start = [0]
     for j in range(1, count + 1):
-        found = min((best[i][0] + price(i, j), best[i][1] + 1, i) for i in range(j))
+        found = min((best[i][0] + price(i, j), best[i][1] + 1, i) for i in starts[j])
         best.append(found[:2])
         start.append(found[2])
     groups: list[tuple[int, int]] = []

@@ -163,6 +163,11 @@ def trace_totals(trace: Trace) -> dict[str, float]:
     }
 
 
+def program_totals(c: Compilation, trace: Trace) -> dict[str, float]:
+    """The totals of an executed program, its size too."""
+    return {**trace_totals(trace), "program_bytes": len(encode(c.program))}
+
+
 def machine_facts(machine: Machine) -> dict[str, Any]:
     """The numbers of a machine that a report is read by."""
     return {
