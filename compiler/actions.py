@@ -188,7 +188,7 @@ def compile_options(
         mapper=settings.mapper,
         interleave=settings.interleave,
         pinned=None if settings.from_mapping is None else read_mapping(settings.from_mapping),
-        objective=settings.objective,
+        objective=settings.objective or "time",
         budget=settings.budget,
     )
 

@@ -40,7 +40,8 @@ class Settings:
     norm: Literal["exact", "group", "ghost"]
     serialize: Literal["none", "fused", "full", "mbs1", "mbs2", "best", "auto"]
     recompute: Literal["none", "cheap", "layers", "auto"]
-    objective: Literal["time", "traffic", "energy"]
+    objective: Literal["time", "traffic", "energy"] | None
+    """None: there is nothing to choose."""
     budget: float | None
     mapper: Literal["exact", "heuristic"]
     interleave: Literal["auto", "off", "tile"]
@@ -98,8 +99,9 @@ def _to_choose(taken: dict[str, Any]) -> list[str]:
                         else "add --objective time, traffic or energy"
                     )
                 )
+        return []
     taken["objective"] = taken["objective"] or "time"
-    return ["objective time (--objective)"] if "auto" in taken.values() and not asked else []
+    return [] if asked else ["objective time (--objective)"]
 
 
 def _assumed() -> list[str]:
