@@ -153,11 +153,13 @@ def groups_are_runs(graph: Graph) -> Iterator[str]:
 
 
 def groups_hold_what_they_use(graph: Graph) -> Iterator[str]:
-    """A group's resident and kept tensors are used in it and named once; sub_batch is >= 0."""
+    """A group's resident and kept tensors are used in it and named once; its sizes are >= 0."""
     nodes = {node.name: node for node in graph.nodes}
     for k, group in enumerate(graph.groups):
         if group.sub_batch < 0:
             yield f"group {k} has sub_batch {group.sub_batch}"
+        if group.rows < 0:
+            yield f"group {k} has rows {group.rows}"
         used = {t for name in group.nodes for t in (*nodes[name].inputs, *nodes[name].outputs)}
         named = [*group.resident, *group.kept]
         for name in dict.fromkeys(named):

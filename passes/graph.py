@@ -98,12 +98,18 @@ class Group:
     outside is read once an iteration.  A `kept` tensor has no batch dimension and stays in the
     buffer over all iterations: a weight that is read once, a sum over the batch that is written
     once, after the last iteration.
+
+    With `rows`, each iteration runs image band by image band: so many rows of the coarsest tensor
+    at a time, and of the others what belongs to them (passes/row_bands.py).  A resident tensor
+    then holds what one band needs of it.
     """
 
     nodes: tuple[str, ...]
     sub_batch: int = 0
     resident: tuple[str, ...] = ()
     kept: tuple[str, ...] = ()
+    rows: int = 0
+    """0: whole images."""
 
 
 @dataclass(frozen=True)

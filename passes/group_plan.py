@@ -27,6 +27,8 @@ class Plan:
     resident: tuple[str, ...] = ()
     kept: tuple[str, ...] = ()
     alone: bool = False
+    rows: int = 0
+    """Rows of the coarsest tensor at a time; 0: whole images."""
 
     @property
     def cost(self) -> float:

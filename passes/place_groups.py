@@ -32,6 +32,7 @@ def place_groups(steps: Steps, chosen: Sequence[tuple[tuple[int, int], Plan]]) -
                 plan.sub_batch,
                 tuple(t for t in touched if steps.root[t] in plan.resident),
                 tuple(t for t in touched if steps.root[t] in plan.kept),
+                plan.rows,
             )
         )
     for node in steps.graph.nodes:

@@ -91,7 +91,8 @@ def _node(node: Node, graph: Graph) -> str:
 def _group(group: Group) -> str:
     nodes = ", ".join(map(_quoted, group.nodes))
     resident, kept = (", ".join(map(_ref, names)) for names in (group.resident, group.kept))
-    return f"group [{nodes}] sub_batch {group.sub_batch} resident [{resident}] kept [{kept}]"
+    size = f"sub_batch {group.sub_batch}" + (f" rows {group.rows}" if group.rows else "")
+    return f"group [{nodes}] {size} resident [{resident}] kept [{kept}]"
 
 
 @dataclass
@@ -307,14 +308,21 @@ def _read_node(reader: _Reader, graph: _Parts) -> None:
 def _read_group(reader: _Reader, graph: _Parts) -> Group:
     nodes = _list(reader, lambda: reader.word("a node's name"))
     reader.expect("sub_batch ")
-    count = reader.word("a number of samples")
-    if not count.isdecimal():
-        raise reader.fail(f"'{count}' is no number of samples")
+    count, rows = _count(reader, "samples"), 0
+    if reader.accept("rows "):
+        rows = _count(reader, "rows")
     tensors = []
     for what in ("resident ", "kept "):
         reader.expect(what)
         tensors.append(_list(reader, lambda: graph.known(reader, reader.ref())))
-    return Group(nodes, int(count), *tensors)
+    return Group(nodes, count, *tensors, rows)
+
+
+def _count(reader: _Reader, what: str) -> int:
+    count = reader.word(f"a number of {what}")
+    if not count.isdecimal():
+        raise reader.fail(f"'{count}' is no number of {what}")
+    return int(count)
 
 
 def _list(reader: _Reader, item: Callable[[], str]) -> tuple[str, ...]:

@@ -160,22 +160,12 @@ def _kernel(context: Scope, mapping: Mapping, node: Node, number: int) -> Kernel
     return kw.finish()
 
 
-def tiling_key(node: Node, plan: GroupPlan, samples: int) -> str:
-    """The name of a node's tiling in an iteration of so many samples."""
-    return node.name if samples == plan.runs[0].part.size else f"{node.name}@{samples}"
-
-
 def group_kernel(
     context: Scope, mapping: Mapping, plan: GroupPlan, numbers: dict[str, int]
 ) -> Kernel:
     """The kernel of a group; raises CodegenError when its buffers do not fit together."""
-    rows = plan.axis.rows
 
-    def write(scope: Scope, kw: KernelWriter, node: Node) -> None:
-        tensor = next((t for t in (*node.inputs, *node.outputs) if t in rows), None)
-        size = plan.runs[0].part.size
-        if tensor:
-            size = int(scope.graph[tensor].shape[0] / rows[tensor])
-        write_node(scope, kw, mapping, node, tiling_key(node, plan, size))
+    def write(scope: Scope, kw: KernelWriter, node: Node, key: str) -> None:
+        write_node(scope, kw, mapping, node, key)
 
     return write_group(context, plan, numbers, write, plan.roots)

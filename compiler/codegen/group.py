@@ -8,27 +8,30 @@ stand outside the loop when results gather over the batch, since those begin and
 from __future__ import annotations
 
 from collections.abc import Callable, Mapping
-from dataclasses import replace
+from dataclasses import dataclass, replace
 
+from ccnn.compiler.codegen.bands import Turn
 from ccnn.compiler.codegen.emit import KernelWriter, Region
 from ccnn.compiler.codegen.plan import GroupPlan, regions_of
 from ccnn.compiler.codegen.scope import Scope, view_of, with_margin
 from ccnn.passes.graph import Node
 from ccnn.targets.program import ZERO, Affine, Kernel, Load, Map
 
-WriteNode = Callable[[Scope, KernelWriter, Node], None]
+WriteNode = Callable[[Scope, KernelWriter, Node, str], None]
+"""What writes a node whose tiling has this name."""
 
 
 def group_scope(context: Scope, plan: GroupPlan, samples: int) -> Scope:
-    """The scope of the group's nodes in an iteration of so many samples."""
+    """The scope of the group's nodes in an iteration of so many samples, with whole images."""
     regions = regions_of(plan, context.dtypes, context.accum)
+    margins = plan.turns[0].margins if len(plan.turns) == 1 else {}
     return replace(
         context,
         graph=plan.local(context.graph, samples),
         budget=plan.budget * 2 // 5 if plan.names else plan.budget,
         rows=plan.axis.rows,
         regions={t: regions[name] for t, name in plan.names.items()},
-        margins={t: plan.margins[name] for t, name in plan.names.items() if name in plan.margins},
+        margins={t: margins[name] for t, name in plan.names.items() if name in margins},
         sums={t: regions[t] for t in plan.sums},
         partial={t: partial_name(t) for t in plan.partial},
         published=plan.published,
@@ -58,41 +61,66 @@ def write_group(
     kw.regions = shared
     kw.roots = roots
     for run in plan.runs:
-        kw.fresh = run.fresh
         with kw.loop(run.part.count) as index:
             scope = replace(
                 scopes[run.part.size],
                 regions={t: shared[r.name] for t, r in scopes[run.part.size].regions.items()},
                 sums={t: shared[r.name] for t, r in scopes[run.part.size].sums.items()},
                 first=index * run.part.size + run.part.start,
-                fresh=run.fresh,
-                final=run.final,
             )
-            _iteration(kw, scope, plan, numbers, write)
+            for turn in plan.turns:
+                kw.fresh = run.fresh and turn is plan.turns[0]
+                final = run.final and turn is plan.turns[-1]
+                scope = replace(scope, fresh=kw.fresh, final=final)
+                with kw.loop(turn.count) as band:
+                    _Iteration(kw, scope, plan, turn, band, run.part.size).write(numbers, write)
     return kw.finish()
 
 
-def _iteration(
-    kw: KernelWriter, scope: Scope, plan: GroupPlan, numbers: Mapping[str, int], write: WriteNode
-) -> None:
-    """The sections of one iteration."""
-    for place, node in enumerate(plan.nodes):
-        if node.op == "reshape":
-            continue
-        for i, (tensor, reader) in enumerate(plan.fetches.get(place, ())):
-            kw.node = numbers[reader]
-            _fetch(kw, scope, tensor, 1000 * place + i)
-        kw.node = numbers[node.name]
-        with kw.part(1000 * place + 500):
-            write(scope, kw, node)
+def tiling_key(node: Node, plan: GroupPlan, samples: int, turn: Turn) -> str:
+    """The name of a node's tiling in an iteration of so many samples."""
+    key = node.name if samples == plan.runs[0].part.size else f"{node.name}@{samples}"
+    return f"{key}/{turn.number}" if turn.number else key
+
+
+@dataclass(frozen=True)
+class _Iteration:
+    """One band of some samples; `scope` shows whole images, `band` counts the turn's bands."""
+
+    kw: KernelWriter
+    scope: Scope
+    plan: GroupPlan
+    turn: Turn
+    band: Affine
+    samples: int
+
+    def write(self, numbers: Mapping[str, int], write: WriteNode) -> None:
+        """The sections of the iteration."""
+        kw, plan, turn = self.kw, self.plan, self.turn
+        there = turn.shows(self.scope, turn.needs, self.band)
+        for place, node in enumerate(plan.nodes):
+            if node.op == "reshape":
+                continue
+            for i, (tensor, reader) in enumerate(plan.fetches.get(place, ())):
+                kw.node = numbers[reader]
+                _fetch(kw, there, tensor, 1000 * place + i)
+            kw.node = numbers[node.name]
+            with kw.part(1000 * place + 500):
+                scope = turn.at(self.scope, node, self.band)
+                write(scope, kw, turn.node(node), tiling_key(node, plan, self.samples, turn))
+            for i, tensor in enumerate(node.outputs):
+                if tensor in there.margins:  # a section of its own: behind what the drain wrote
+                    with kw.part(1000 * place + 550 + i):
+                        _surround(kw, there, tensor)
+            self.publish(node, 1000 * place + 600)
+
+    def publish(self, node: Node, section: int) -> None:
+        """Results that somebody outside needs go to DRAM, each row once."""
         for i, tensor in enumerate(node.outputs):
-            if tensor in scope.margins:  # a section of its own: behind what the drain has written
-                with kw.part(1000 * place + 550 + i):
-                    _surround(kw, scope, tensor)
-        for i, tensor in enumerate(node.outputs):
-            if tensor in scope.published and tensor in scope.regions:
-                with kw.part(1000 * place + 600 + i):
-                    scope.publish(kw, tensor)
+            if tensor in self.scope.published and tensor in self.scope.regions:
+                mine = {tensor: self.turn.owns[tensor]} if tensor in self.turn.owns else {}
+                with self.kw.part(section + i):
+                    self.turn.shows(self.scope, mine, self.band).publish(self.kw, tensor)
 
 
 def _fetch(kw: KernelWriter, scope: Scope, tensor: str, section: int) -> None:

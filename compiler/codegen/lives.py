@@ -5,8 +5,9 @@ from __future__ import annotations
 from collections.abc import Mapping, Sequence
 from dataclasses import replace
 
+from ccnn.compiler.codegen.bands import Turn
 from ccnn.compiler.codegen.packing import Rectangle, pack
-from ccnn.compiler.codegen.scope import Margin, Scope
+from ccnn.compiler.codegen.scope import Scope
 from ccnn.passes.graph import Node
 from ccnn.passes.steps import ARRAY_OPS
 
@@ -15,7 +16,7 @@ def in_place(
     context: Scope,
     nodes: Sequence[Node],
     names: Mapping[str, str],
-    margins: Mapping[str, Margin],
+    turns: Sequence[Turn],
     rectangles: Sequence[Rectangle],
 ) -> dict[str, str]:
     """Regions that a map writes over an operand that nobody reads afterwards, to the region that
@@ -31,7 +32,8 @@ def in_place(
             graph[tensor].shape == graph[out].shape
             and dtypes[a] == dtypes[b]
             and known[a].size == known[b].size
-            and margins.get(a) == margins.get(b)
+            and all(t.margins.get(a) == t.margins.get(b) for t in turns)
+            and all(t.needs.get(tensor) == t.needs.get(out) for t in turns)
         )
 
     for place, node in enumerate(nodes):

@@ -12,6 +12,7 @@ from dataclasses import dataclass, replace
 from itertools import pairwise
 from math import prod
 
+from ccnn.compiler.codegen.bands import Turn, turns_of
 from ccnn.compiler.codegen.convolution import Conv, ConvDw, ConvDx
 from ccnn.compiler.codegen.emit import CodegenError, Region, Segment, segments
 from ccnn.compiler.codegen.lives import in_place, joined, lengthened
@@ -20,6 +21,7 @@ from ccnn.compiler.codegen.scope import Margin, Scope, with_margin
 from ccnn.compiler.mapping import GroupDoesNotFit
 from ccnn.passes.batch_axis import BatchAxis
 from ccnn.passes.graph import Graph, Group, Node, Tensor
+from ccnn.passes.row_bands import NoBands, RowBands, row_bands
 from ccnn.targets.program import DTYPE_BYTES, ZERO
 
 
@@ -43,8 +45,8 @@ class GroupPlan:
     names: Mapping[str, str]
     """Tensors that stay in the buffer to the tensor that their region is called after: the one
     whose bytes they show, or in whose place a map wrote them."""
-    margins: Mapping[str, Margin]
-    """Regions that keep zeros around each plane, for the convolutions that read beyond it."""
+    turns: tuple[Turn, ...]
+    """The bands of rows that an image is cut into; whole images are one."""
     fetches: Mapping[int, tuple[tuple[str, str], ...]]
     """Place of a node to what is fetched in front of it: tensors and the nodes that need them."""
     rectangles: tuple[Rectangle, ...]
@@ -93,7 +95,9 @@ def plan_group(context: Scope, group: Group, axis: BatchAxis, root: Mapping[str,
     nodes = tuple(by_name[n] for n in group.nodes)
     samples = group.sub_batch or axis.batch
     runs = _runs(axis.batch, samples, nodes, axis)
-    several = sum(run.part.count for run in runs) > 1
+    bands = _bands(graph, group, nodes)
+    turns = turns_of(bands)
+    several = sum(run.part.count for run in runs) > 1 or len(turns) > 1
     if several:
         _check(graph, group, nodes, axis)
     produced = {o for n in nodes for o in n.outputs}
@@ -105,10 +109,18 @@ def plan_group(context: Scope, group: Group, axis: BatchAxis, root: Mapping[str,
         o for o in gathered if o in group.kept or graph.producer[o].op not in ("conv_dw", "matmul")
     ]
     wanted = {root[t] for t in (*group.resident, *group.kept) if t not in gathered}
+    # a band's rows of what all samples share are fetched anew
+    wanted -= {root[t] for t in bands.scale if t not in axis.rows} if bands else set()
     touched = dict.fromkeys(t for n in nodes for t in (*n.inputs, *n.outputs) if t)
-    margins = _margins(context, nodes, touched, root, wanted)
-    wanted -= {root[n.inputs[0]] for n in nodes if _too_wide(context, n, margins, root)}
+    turns = tuple(
+        replace(turn, margins=_margins(context, nodes, turn, touched, root, wanted))
+        for turn in turns
+    )
+    wanted -= {
+        root[n.inputs[0]] for n in nodes if any(_too_wide(context, n, turn, root) for turn in turns)
+    }
     names = {t: root[t] for t in touched if root[t] in wanted and t not in gathered}
+    _check_bands(nodes, turns, names)
     inside = set(group.nodes)
     published = frozenset(
         t
@@ -117,11 +129,11 @@ def plan_group(context: Scope, group: Group, axis: BatchAxis, root: Mapping[str,
         and _leaves(graph, root, names[t], inside)
         and graph.producer[t].op != "reshape"
     )
-    rectangles = _rectangles(context, nodes, axis, samples, names, margins, group, root)
+    rectangles = _rectangles(context, nodes, axis, samples, names, turns, group, root)
     rectangles += [
         Rectangle(f"{o}", 0, len(nodes), _bytes(graph[o].shape, context.accum)) for o in sums
     ]
-    shared = in_place(context, nodes, names, margins, rectangles)
+    shared = in_place(context, nodes, names, turns, rectangles)
     placed = pack(joined(rectangles, shared))
     fetches, placed = lengthened(context.machine.gbuf_bytes, nodes, names, placed)
     names = {t: shared.get(region, region) for t, region in names.items()}
@@ -141,7 +153,9 @@ def plan_group(context: Scope, group: Group, axis: BatchAxis, root: Mapping[str,
         axis,
         runs,
         names,
-        {name: m for name, m in margins.items() if name in wanted},
+        tuple(
+            replace(t, margins={k: m for k, m in t.margins.items() if k in wanted}) for t in turns
+        ),
         fetches,
         placed,
         tuple(sums),
@@ -172,9 +186,31 @@ def _reads_beyond(context: Scope, node: Node) -> Margin:
     return rows, columns
 
 
+def _bands(graph: Graph, group: Group, nodes: Sequence[Node]) -> RowBands | None:
+    """How the images of a group are cut into rows, if they are."""
+    if not group.rows:
+        return None
+    try:
+        return row_bands(graph, nodes, group.rows)
+    except NoBands as why:
+        raise CodegenError(f"the group of '{nodes[0].name}' cannot run on rows: {why}") from why
+
+
+def _check_bands(nodes: Sequence[Node], turns: Sequence[Turn], names: Mapping[str, str]) -> None:
+    """What two bands make both must stay in the buffer, for only one of them may store it."""
+    for turn in turns:
+        for node in nodes:
+            for t in node.outputs:
+                if t not in names and t in turn.needs and turn.needs[t] != turn.owns[t]:
+                    raise CodegenError(
+                        f"bands make rows of '{t}' twice: it must be resident in its group"
+                    )
+
+
 def _margins(
     context: Scope,
     nodes: Sequence[Node],
+    turn: Turn,
     touched: Iterable[str],
     root: Mapping[str, str],
     wanted: set[str],
@@ -186,7 +222,8 @@ def _margins(
         name = root[node.inputs[0]] if node.op in _CONVOLUTIONS else ""
         if name not in wanted:
             continue
-        mine, other = _reads_beyond(context, node), found.get(name, ((0, 0), (0, 0)))
+        mine = _reads_beyond(turn.at(context, node), turn.node(node))
+        other = found.get(name, ((0, 0), (0, 0)))
         rows, columns = (
             (max(a[0], b[0]), max(a[1], b[1])) for a, b in zip(mine, other, strict=True)
         )
@@ -199,17 +236,15 @@ def _margins(
     return {name: m for name, m in found.items() if len(planes[name]) == 1}
 
 
-def _too_wide(
-    context: Scope, node: Node, margins: Mapping[str, Margin], root: Mapping[str, str]
-) -> bool:
+def _too_wide(context: Scope, node: Node, turn: Turn, root: Mapping[str, str]) -> bool:
     """True when a node is better off loading its padded operand from DRAM."""
-    if node.op not in _CONVOLUTIONS or root[node.inputs[0]] in margins:
+    if node.op not in _CONVOLUTIONS or root[node.inputs[0]] in turn.margins:
         return False
     tensor = node.inputs[0]
     plane = prod(context.graph[tensor].shape[2:]) * DTYPE_BYTES[context.dtypes[tensor]]
     if plane * _CHANNELS <= context.machine.gbuf_bytes // 8:
         return False
-    return any(sum(m) for m in _reads_beyond(context, node))
+    return any(sum(m) for m in _reads_beyond(turn.at(context, node), turn.node(node)))
 
 
 def _runs(batch: int, samples: int, nodes: Sequence[Node], axis: BatchAxis) -> tuple[Run, ...]:
@@ -269,7 +304,7 @@ def _rectangles(
     axis: BatchAxis,
     samples: int,
     names: Mapping[str, str],
-    margins: Mapping[str, Margin],
+    turns: Sequence[Turn],
     group: Group,
     root: Mapping[str, str],
 ) -> list[Rectangle]:
@@ -282,8 +317,11 @@ def _rectangles(
     kept = {root[t] for t in group.kept}
     found = []
     for name, touched in life.items():
-        shape = _local(context.graph[name], axis, samples).shape
-        size = _bytes(with_margin(shape, margins.get(name)), context.dtypes[name])
+        local = _local(context.graph[name], axis, samples)
+        size = max(
+            _bytes(with_margin(t.shape(local), t.margins.get(name)), context.dtypes[name])
+            for t in turns
+        )
         begin, end = min(touched), max(touched) + 1
         if name in kept:
             begin, end = 0, len(nodes)

@@ -14,6 +14,7 @@ from fractions import Fraction
 from ccnn.compiler.codegen.emit import KernelWriter, Region
 from ccnn.compiler.codegen.place import Held
 from ccnn.passes.graph import Graph
+from ccnn.passes.row_bands import AXIS
 from ccnn.targets.machine import Machine
 from ccnn.targets.program import DTYPE_BYTES, ZERO, Affine, Extent, Store, View
 
@@ -61,6 +62,8 @@ class Scope:
     """Tensors that stay in the buffer (under every name they have), dense in their local shape."""
     margins: Mapping[str, Margin] = field(default_factory=dict)
     """Resident tensors that lie in their region with zeros around each plane."""
+    tops: Mapping[str, Affine] = field(default_factory=dict)
+    """Tensors of which only some rows are in sight, to the first of them in the whole image."""
     sums: Mapping[str, Region] = field(default_factory=dict)
     """Results summed over the iterations that stay in the buffer meanwhile."""
     partial: Mapping[str, str] = field(default_factory=dict)
@@ -84,6 +87,8 @@ class Scope:
 
     def in_dram(self, tensor: str, starts: tuple[Affine, ...]) -> tuple[Affine, ...]:
         """Where a block of the iteration's tensor starts in the whole tensor."""
+        if tensor in self.tops:
+            starts = (*starts[:AXIS], starts[AXIS] + self.tops[tensor], *starts[AXIS + 1 :])
         if tensor not in self.rows:
             return starts
         rows = self.rows[tensor]

@@ -5,10 +5,11 @@ from __future__ import annotations
 from collections.abc import Callable, Iterator, Sequence
 from dataclasses import dataclass, field, replace
 
-from ccnn.compiler.codegen import GEMMS, gemm_of, group_kernel, plan_groups, tiling_key
+from ccnn.compiler.codegen import GEMMS, gemm_of, group_kernel, plan_groups
+from ccnn.compiler.codegen.bands import Turn
 from ccnn.compiler.codegen.emit import CodegenError
 from ccnn.compiler.codegen.gemm import Gemm
-from ccnn.compiler.codegen.group import group_scope
+from ccnn.compiler.codegen.group import group_scope, tiling_key
 from ccnn.compiler.codegen.plan import GroupPlan
 from ccnn.compiler.codegen.scope import Scope
 from ccnn.compiler.cut import FLOWS, Cut, Flow, Triple, flow_named
@@ -55,7 +56,7 @@ def map_graph(
     grouped = {n.name for plan in plans for n in plan.nodes}
     alone = [n for n in context.graph.nodes if n.op in GEMMS and n.name not in grouped]
     if pinned is not None:
-        keys = [key for plan in plans for key in _keys(plan)]
+        keys = [key for plan in plans for key, *_ in _gemms(plan)]
         check_pinned(pinned, context.machine, [*keys, *(n.name for n in alone)])
     total = len(plans) + len(alone)
     for done, plan in enumerate(plans):
@@ -115,10 +116,13 @@ class _Search:
         return choose_cuts(gemm, tiling, machine, self.cuts, flows, self.pinned.cuts)
 
 
-def _keys(plan: GroupPlan) -> Iterator[str]:
-    """What the tilings of a group's nodes are called."""
+def _gemms(plan: GroupPlan) -> Iterator[tuple[str, int, Turn, Node]]:
+    """The array nodes of a group as they run: what their tiling is called, samples, rows, node."""
     for size in dict.fromkeys(r.part.size for r in plan.runs):
-        yield from (tiling_key(n, plan, size) for n in plan.nodes if n.op in GEMMS)
+        for turn in plan.turns:
+            for n in plan.nodes:
+                if n.op in GEMMS:
+                    yield tiling_key(n, plan, size, turn), size, turn, n
 
 
 def _map_group(context: Scope, plan: GroupPlan, search: _Search) -> tuple[dict[str, Tiling], int]:
@@ -132,12 +136,10 @@ def _map_group(context: Scope, plan: GroupPlan, search: _Search) -> tuple[dict[s
     last: Exception | None = None
     for room in rooms:
         try:
-            tilings = {}
-            for size in samples:
-                for n in plan.nodes:
-                    if n.op in GEMMS:
-                        name = tiling_key(n, plan, size)
-                        tilings[name] = search.tiling(scopes[size], n, room, name, grouped=True)
+            tilings = {
+                key: search.tiling(turn.at(scopes[size], n), turn.node(n), room, key, grouped=True)
+                for key, size, turn, n in _gemms(plan)
+            }
             # one kernel has one set of accumulators
             pieces = max((t.pieces for t in tilings.values()), default=1)
             tilings = {name: replace(t, pieces=pieces) for name, t in tilings.items()}

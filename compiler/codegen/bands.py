@@ -1,0 +1,85 @@
+"""Bands of rows: what the nodes of a group see of their tensors while one band runs.
+
+A node works on the rows its band needs as on a smaller image: the shapes in its scope have only
+those rows, its padding is only what lies outside the whole image, and rows of a region above and
+below the ones it sees are skipped like a margin.  Whole images are one band of all their rows.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Mapping
+from dataclasses import dataclass, field, replace
+
+from ccnn.compiler.codegen.scope import Margin, Scope
+from ccnn.passes.graph import Node, Tensor
+from ccnn.passes.row_bands import Part, RowBands, Rows, banded
+from ccnn.targets.program import ZERO, Affine
+
+_NONE: Margin = ((0, 0), (0, 0))
+
+
+@dataclass(frozen=True)
+class Turn:
+    """Bands one after the other that differ only in where they start."""
+
+    number: int = 0
+    count: int = 1
+    parts: Mapping[str, Part] = field(default_factory=dict)
+    """Node name to what the first of the bands does there; empty for whole images."""
+    needs: Mapping[str, Rows] = field(default_factory=dict)
+    """The rows of each tensor that are there in the first of the bands."""
+    owns: Mapping[str, Rows] = field(default_factory=dict)
+    """Those that no other band owns."""
+    steps: Mapping[str, int] = field(default_factory=dict)
+    """Rows of each tensor from one band to the next."""
+    margins: Mapping[str, Margin] = field(default_factory=dict)
+    """Regions that keep zeros around each plane, for the convolutions that read beyond it."""
+
+    def node(self, node: Node) -> Node:
+        """The node as it runs on its rows."""
+        return self.parts[node.name].node if self.parts else node
+
+    def shows(self, scope: Scope, views: Mapping[str, Rows], index: Affine = ZERO) -> Scope:
+        """A scope of whole images with only these rows of its tensors; `index` counts the bands
+        of this turn."""
+        if not views:
+            return scope
+        tensors, margins, tops = dict(scope.graph.tensors), dict(scope.margins), {}
+        for name, (low, high) in views.items():
+            tensors[name] = banded(tensors[name], (low, high))
+            tops[name] = index * self.steps[name] + low
+            if name in scope.regions:
+                first, last = self.needs[name]
+                (above, below), columns = self.margins.get(name, _NONE)
+                margins[name] = (above + low - first, below + last - high), columns
+        graph = replace(scope.graph, tensors=tensors)
+        return replace(scope, graph=graph, margins=margins, tops=tops)
+
+    def at(self, scope: Scope, node: Node, index: Affine = ZERO) -> Scope:
+        """The scope of a node."""
+        return self.shows(scope, self.parts[node.name].views, index) if self.parts else scope
+
+    def shape(self, tensor: Tensor) -> tuple[int, ...]:
+        """The shape of what is there of a tensor."""
+        rows = self.needs.get(tensor.name)
+        return banded(tensor, rows).shape if rows else tensor.shape
+
+
+def turns_of(bands: RowBands | None) -> tuple[Turn, ...]:
+    """The turns of an image, without margins."""
+    if bands is None:
+        return (Turn(),)
+    made = []
+    for number, stripe in enumerate(bands.stripes):
+        needs = bands.needs(stripe.band)
+        made.append(
+            Turn(
+                number,
+                stripe.count,
+                bands.parts(stripe.band),
+                needs,
+                {t: bands.owns(t, stripe.band) for t in needs},
+                {t: bands.step(t) for t in needs},
+            )
+        )
+    return tuple(made)

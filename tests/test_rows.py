@@ -1,0 +1,153 @@
+"""Groups that run band by band of rows, the rows at the edges made in both bands: executed in
+float64 against the interpreter, and proved safe."""
+
+from dataclasses import replace
+from functools import cache
+
+import numpy as np
+import pytest
+from onnx import helper
+from onnx_models import build
+
+from ccnn.compiler.codegen import generate, make_context, plan_groups
+from ccnn.compiler.codegen.emit import CodegenError
+from ccnn.compiler.mapper import map_graph
+from ccnn.compiler.reader import ReadOptions, read_model
+from ccnn.passes.autodiff import Optimizer, differentiate
+from ccnn.passes.batch_axis import batch_axis
+from ccnn.passes.group_plan import Plan
+from ccnn.passes.interpret import interpret
+from ccnn.passes.pipeline import DEFAULT, run_pipeline
+from ccnn.passes.place_groups import place_groups
+from ccnn.passes.row_bands import NoBands, work_of
+from ccnn.passes.steps import ElementBytes, make_steps
+from ccnn.targets.machine import load_machine
+from ccnn.targets.simulator import Execution
+from ccnn.targets.verify import verify_program
+
+WAVECORE = replace(load_machine("wavecore"), gbuf_bytes=128 * 1024)
+
+CHAINS = {
+    "vgg": ((16, 10), [("Conv", 3, 1, 1, 1), ("Conv", 3, 1, 1, 1), ("MaxPool", 2, 2, 0, 1)]),
+    "deep": (
+        (24, 9),
+        [("Conv", 3, 1, 1, 1), ("MaxPool", 2, 2, 0, 1), ("Conv", 5, 1, 2, 1), ("Conv", 3, 1, 1, 1),
+         ("MaxPool", 2, 2, 0, 1), ("Conv", 3, 1, 1, 1)],
+    ),
+    "stem": ((31, 13), [("Conv", 7, 2, 3, 1), ("MaxPool", 3, 2, 1, 1), ("Conv", 3, 1, 1, 1)]),
+    "valid": ((33, 9), [("Conv", 3, 2, 0, 1), ("Conv", 3, 1, 0, 1), ("AveragePool", 3, 2, 1, 1)]),
+    "dilated": ((21, 9), [("Conv", 3, 1, 2, 2), ("AveragePool", 2, 2, 0, 1), ("Conv", 1, 1, 0, 1)]),
+}  # fmt: skip
+"""Image and layers: operator, kernel, stride, padding, dilation; a convolution has a bias and a
+Relu behind it."""
+
+
+@cache
+def step_of(name, batch=2):
+    """The training step of a chain in primitives."""
+    (height, width), layers = CHAINS[name]
+    rng = np.random.default_rng(1)
+    nodes, weights, at, channels = [], {}, "x", 3
+    for k, (op, kernel, stride, pad, dilation) in enumerate(layers):
+        more = {"kernel_shape": [kernel] * 2, "strides": [stride] * 2, "pads": [pad] * 4}
+        inputs = [at]
+        if op == "Conv":
+            more["dilations"] = [dilation] * 2
+            inputs += [f"w{k}", f"b{k}"]
+            weights[f"w{k}"] = rng.normal(size=(4 + k, channels, kernel, kernel)) / kernel
+            weights[f"b{k}"] = rng.normal(size=4 + k)
+            channels = 4 + k
+        nodes.append(helper.make_node(op, inputs, [f"y{k}"], name=f"l{k}", **more))
+        at = f"y{k}"
+        if op == "Conv":
+            nodes.append(helper.make_node("Relu", [at], [f"z{k}"], name=f"r{k}"))
+            at = f"z{k}"
+    weights = {k: v.astype(np.float32) for k, v in weights.items()}
+    model = build(nodes, {"x": (batch, 3, height, width)}, [at], weights)
+    read = read_model(model, ReadOptions(loss="mse", batch=batch))
+    graph = differentiate(
+        read.graph, read.loss, input_gradients=read.inputs[:1], optimizer=Optimizer()
+    )
+    return run_pipeline(graph, DEFAULT)
+
+
+def runs_of(graph, steps):
+    """The longest runs of kernels that can go by rows, forward and backward."""
+    runs, start = [], None
+    for k, node in enumerate((*steps.nodes, None)):
+        try:
+            fits = node is not None and bool(work_of(graph, node))
+        except NoBands:
+            fits = False
+        if start is not None and (not fits or k == steps.backward):
+            runs.append((start, k))
+            start = None
+        if fits and start is None:
+            start = k
+    return runs
+
+
+def in_rows(graph, rows, resident=lambda store, written: True, keep=False, sub_batch=1):
+    """The graph with its longest runs in groups of so many rows, one sample at a time."""
+    steps = make_steps(graph, batch_axis(graph), ElementBytes())
+    chosen = []
+    for low, high in runs_of(graph, steps):
+        stores = [s for k in range(low, high) for s in (*steps.reads[k], *steps.writes[k])]
+        inside = {
+            s for s in stores
+            if steps.stores[s].batched and resident(s, low <= steps.stores[s].writer < high)
+        }  # fmt: skip
+        kept = {s for s in stores if not steps.stores[s].batched and keep}
+        chosen.append(
+            ((low, high), Plan(0.0, 0.0, sub_batch, tuple(inside), tuple(kept), rows=rows))
+        )
+    return place_groups(steps, chosen)
+
+
+def check(grouped, machine=WAVECORE):
+    """Executes a grouped step on poisoned memory; every result is the interpreter's."""
+    context = make_context(grouped, machine, "float64")
+    program = generate(context, map_graph(context))
+    assert verify_program(program, machine) == []
+    rng = np.random.default_rng(2)
+    values = {
+        t.name: grouped.data.get(t.name, rng.standard_normal(t.shape))
+        for t in grouped.tensors.values()
+        if t.role != "value"
+    }
+    run = Execution(program, machine, True)
+    for name, value in values.items():
+        run.write(name, value)
+    run.step()
+    wanted = sorted(grouped.needed)
+    truth = interpret(grouped, values, keep=set(wanted))
+    for name in wanted:
+        scale = max(1e-6, float(np.abs(truth[name]).max()))
+        np.testing.assert_allclose(run[name], truth[name], rtol=0, atol=1e-12 * scale, err_msg=name)
+    return program
+
+
+@pytest.mark.parametrize("rows", [1, 2, 3])
+@pytest.mark.parametrize("name", CHAINS)
+def test_all_resident(name, rows):
+    grouped = in_rows(step_of(name), rows)
+    assert len(grouped.groups) == 2
+    check(grouped)
+
+
+@pytest.mark.parametrize("name", CHAINS)
+def test_inputs_from_dram_and_weights_kept(name):
+    grouped = in_rows(step_of(name), 2, lambda store, written: written, keep=True)
+    assert all(g.kept for g in grouped.groups)
+    check(grouped)
+
+
+def test_what_bands_make_twice_must_be_resident():
+    grouped = in_rows(step_of("vgg"), 2, lambda store, written: not written)
+    context = make_context(grouped, WAVECORE, "float64")
+    with pytest.raises(CodegenError, match="bands make rows of 'y0' twice"):
+        plan_groups(context)
+
+
+def test_several_samples_of_unequal_number():
+    check(in_rows(step_of("vgg", 3), 2, sub_batch=2))
