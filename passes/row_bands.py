@@ -21,6 +21,7 @@ over rows take what the band owns, so that no row counts twice.
 
 from __future__ import annotations
 
+from collections import Counter
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, replace
 from fractions import Fraction
@@ -146,6 +147,22 @@ class Stripe:
 
 
 @dataclass(frozen=True)
+class Totals:
+    """Rows over all bands of an image; those of two bands count twice."""
+
+    needed: Mapping[str, int]
+    """Of each tensor, when a band fetches or makes it once."""
+    read: Mapping[str, int]
+    """Of each tensor, when every node that reads it fetches what it needs."""
+    worked: Mapping[str, int]
+    """By node: of the tensor that says how much it works."""
+
+
+def _length(rows: Rows) -> int:
+    return rows[1] - rows[0]
+
+
+@dataclass(frozen=True)
 class RowBands:
     """A run of nodes cut into bands of `rows` rows of its coarsest tensor."""
 
@@ -208,6 +225,31 @@ class RowBands:
         return made
 
     @cached_property
+    def totals(self) -> Totals:
+        """How many rows all bands together need, read and make."""
+        needed: Counter[str] = Counter()
+        read: Counter[str] = Counter()
+        worked: Counter[str] = Counter()
+        for stripe in self.stripes:
+            for tensor, (low, high) in self.needs(stripe.band).items():
+                needed[tensor] += (high - low) * stripe.count
+            for name, part in self.parts(stripe.band).items():
+                work = self.works[name]
+                worked[name] += _length(part.views[work.driver]) * stripe.count
+                for link in work.links:
+                    read[link.tensor] += _length(part.views[link.tensor]) * stripe.count
+        return Totals(needed, read, worked)
+
+    @cached_property
+    def tallest(self) -> dict[str, int]:
+        """The most rows of each tensor that a band needs."""
+        found: dict[str, int] = {}
+        for stripe in self.stripes:
+            for tensor, rows in self.needs(stripe.band).items():
+                found[tensor] = max(found.get(tensor, 0), _length(rows))
+        return found
+
+    @cached_property
     def stripes(self) -> tuple[Stripe, ...]:
         """All bands in order; the first and the last stand alone."""
         found: list[Stripe] = []
@@ -232,21 +274,23 @@ def _on_rows(node: Node, work: Work, rows: Rows, views: Mapping[str, Rows]) -> N
         return node
     low, high = views[link.tensor]
     if link.back:
-        before, after = link.slide.before + rows[0] - low * link.slide.stride, 0
+        before = link.slide.before + rows[0] - low * link.slide.stride
+        covered = link.slide.reads((0, high - low))[1] + link.slide.before
+        after = max(0, covered - before - _length(rows))
     else:
         first, last = link.reads(rows)
         before, after = low - first, last - high
     changed: dict[str, tuple[int, ...]] = {}
     if node.op.startswith("conv"):
-        _, left, bottom, right = node.attr("pads")
-        changed["pads"] = (before, left, bottom if link.back else after, right)
+        _, left, _, right = node.attr("pads")
+        changed["pads"] = (before, left, after, right)
     else:
         for name, value in (("before", before), ("after", after)):
             old = node.attr(name)
             changed[name] = (*old[:AXIS], value, *old[AXIS + 1 :])
     if link.back:
         shape = node.attr("shape")
-        changed["shape"] = (*shape[:AXIS], rows[1] - rows[0], *shape[AXIS + 1 :])
+        changed["shape"] = (*shape[:AXIS], _length(rows), *shape[AXIS + 1 :])
     return node.with_attrs(**changed)
 
 
@@ -302,5 +346,4 @@ def _scales(works: Mapping[str, Work], nodes: Sequence[Node]) -> dict[str, int]:
 
 def banded(tensor: Tensor, rows: Rows) -> Tensor:
     """A tensor of only so many rows."""
-    height = rows[1] - rows[0]
-    return replace(tensor, shape=(*tensor.shape[:AXIS], height, *tensor.shape[AXIS + 1 :]))
+    return replace(tensor, shape=(*tensor.shape[:AXIS], _length(rows), *tensor.shape[AXIS + 1 :]))

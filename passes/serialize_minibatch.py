@@ -20,8 +20,9 @@ the paper's greedy merging.  `mode`:
     mbs1   a tensor resides only while no other layer runs: a block's shortcut goes to DRAM
     mbs2   whatever a group hands on resides, the shortcut too
     best   mbs2, and also: larger sub-batches with part of it in DRAM, smaller ones with more
-           kept, groups that turn from forward to backward, and where there are barriers also
-           an order in which cheap vector work waits until its result is needed
+           kept, bands of rows where one sample does not fit, groups that turn from forward to
+           backward, and where there are barriers also an order in which cheap vector work waits
+           until its result is needed
 
 Nodes that need the whole batch at once (statistics of an exact batch norm, then what reads them)
 are never in one looped group.  Where not even the smallest sub-batch fits, nodes stay alone.
@@ -42,6 +43,7 @@ from ccnn.passes.graph import Graph, GraphError
 from ccnn.passes.group_plan import Look, Plan, Tables, Window
 from ccnn.passes.grouping import Cuts, group_exactly, group_greedily
 from ccnn.passes.place_groups import place_groups
+from ccnn.passes.row_plan import Price, RowPlanner
 from ccnn.passes.sink import data_gradients_first, sink_nodes
 from ccnn.passes.steps import ElementBytes, Steps, make_steps
 from ccnn.passes.traffic import iterations_of, moved, uses
@@ -72,6 +74,10 @@ class SerializeMinibatch:
     """Whether the target can merge moments of sub-batches; else they are a barrier."""
     in_place: bool = False
     """Whether a map writes over an operand of its shape that nobody reads afterwards."""
+    rows: bool = True
+    """Under `best`, runs of which one sample does not fit may go by bands of its rows."""
+    macs_per_byte: float = 64.0
+    """Rows that two bands need are made twice: so many multiplications cost as much as a byte."""
     most_units: int = 128
     """Neighbouring units that move less than this part of all bytes are cut as one."""
     bytes_per: ElementBytes = field(default_factory=ElementBytes)
@@ -130,6 +136,8 @@ class Planner:
         self._windows: dict[int, Window] = {}
         self._hopeless: dict[int, int] = {}
         """First position of a group to the least end from which on no group can begin there."""
+        price = Price(options.start_bytes, 1 / options.macs_per_byte)
+        self._by_rows = RowPlanner(steps, self.free, options.keep, price)
 
     def price(self, i: int, j: int) -> float:
         """What units i … j - 1 cost as one group; infinity when they cannot be one."""
@@ -182,10 +190,14 @@ class Planner:
     def _grouped(self, look: Look) -> list[Plan]:
         """The group with what may reside by the mode, and under `best` with less of it too."""
         mode, plans = self.options.mode, []
+        w = look.window
         for near in {"mbs1": (True,), "best": (False, True)}.get(mode, (False,)):
             resident = look.can_reside(near)
             space = float(look.live(resident).max(initial=0.0))
             most = self.batch if space * self.batch <= self.free else int(self.free / space)
+            rows = self.options.rows and mode == "best" and not near and not most
+            if rows and w.waits < w.low:
+                plans += self._by_rows.plans(w.low, w.high)
             for size in self._sub_batches(most):
                 if self._may_run(look, size):
                     room = self.free - space * size if self.options.keep else None

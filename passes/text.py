@@ -315,7 +315,7 @@ def _read_group(reader: _Reader, graph: _Parts) -> Group:
     for what in ("resident ", "kept "):
         reader.expect(what)
         tensors.append(_list(reader, lambda: graph.known(reader, reader.ref())))
-    return Group(nodes, count, *tensors, rows)
+    return Group(nodes, count, tensors[0], tensors[1], rows)
 
 
 def _count(reader: _Reader, what: str) -> int:

@@ -9,6 +9,8 @@ A group runs I = ceil(N / sub_batch) iterations.  With c nodes of the group that
     weight (not written)       I c reads; kept: one read
     sum over the batch         one write; not kept, also I - 1 reads and writes of partial sums
 
+A group that runs by rows has an iteration a band, and reads the rows that two bands need twice.
+
 Summed over all groups, with every node outside a group as a group of its own of one iteration,
 and a read of each input and a write of each result of the nodes that only touch weights, this is
 the traffic of the step.  Tiles that are read more than once because a kernel cannot hold
@@ -26,6 +28,7 @@ from math import ceil
 
 from ccnn.passes.batch_axis import batch_axis
 from ccnn.passes.graph import Graph, Group, Node
+from ccnn.passes.row_bands import RowBands, row_bands
 from ccnn.passes.steps import ElementBytes, Steps, Store, make_steps
 
 
@@ -105,6 +108,26 @@ def moved(found: dict[str, Use], iterations: int, on_chip: Collection[str]) -> t
     return read, written
 
 
+def moved_by_rows(
+    found: dict[str, Use], bands: RowBands, batch: int, on_chip: Collection[str]
+) -> tuple[int, int]:
+    """Bytes (read, written) of a group that runs sample by sample in bands of rows."""
+    read = written = 0
+    for name, use in found.items():
+        store, totals = use.store, bands.totals
+        if use.written or not (store.batched or name in bands.scale):
+            count = batch * bands.count
+            r, w = use.moved_on_chip() if name in on_chip else use.moved(count)
+        else:
+            times = use.reads * bands.count if name not in on_chip else bands.count
+            r, w = times * store.size, 0
+            if name in bands.scale:
+                rows = (totals.needed if name in on_chip else totals.read)[name]
+                r = store.size * rows // bands.height(name) * (1 if store.batched else batch)
+        read, written = read + r, written + w
+    return read, written
+
+
 def iterations_of(sub_batch: int, batch: int) -> int:
     """How often a group runs."""
     return ceil(batch / sub_batch) if sub_batch else 1
@@ -160,4 +183,8 @@ def _group_traffic(steps: Steps, group: Group, place: dict[str, int]) -> Traffic
     inside = [place[n] for n in group.nodes if n in place]
     found = uses(steps, inside[0], inside[-1] + 1) if inside else {}
     on_chip = {steps.root[t] for t in (*group.resident, *group.kept)}
+    if group.rows:
+        nodes = steps.nodes[inside[0] : inside[-1] + 1]
+        bands = row_bands(steps.graph, nodes, group.rows)
+        return Traffic(*moved_by_rows(found, bands, steps.axis.batch, on_chip))
     return Traffic(*moved(found, iterations_of(group.sub_batch, steps.axis.batch), on_chip))

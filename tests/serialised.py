@@ -14,6 +14,7 @@ import numpy as np
 from ccnn.passes.batch_axis import BatchAxis, batch_axis
 from ccnn.passes.graph import Graph, Group, Node
 from ccnn.passes.ops import op_named
+from ccnn.passes.row_bands import RowBands, row_bands
 from ccnn.passes.steps import ElementBytes, storage_roots
 
 COMBINE = {"sum": np.add, "max": np.maximum, "min": np.minimum}
@@ -57,7 +58,10 @@ class SerialRun:
             if node.name not in left:
                 continue
             members = [left.pop(n) for n in (group.nodes if group else (node.name,))]
-            self._block(group or Group((node.name,)), members)
+            if group and group.rows:
+                BandRun(self, group, row_bands(self.graph, members, group.rows)).run()
+            else:
+                self._block(group or Group((node.name,)), members)
         return self
 
     def _block(self, group: Group, nodes: list[Node]) -> None:
@@ -156,6 +160,96 @@ class SerialRun:
             inside = made is not None and made.name in group.nodes
             room += tensor.size * width if inside else self.bytes_of(store)
         return room + sum(self.bytes_of(s, samples) for s in chip - kept)
+
+
+@dataclass
+class BandRun:
+    """A group that runs by rows: what a band computes comes from the rows it has and no others."""
+
+    step: SerialRun
+    group: Group
+    bands: RowBands
+    first: bool = True
+    """This is the first band of the first sample."""
+    final: bool = False
+
+    def run(self) -> None:
+        """All bands of all samples."""
+        batch, sums = self.step.axis.batch, {}
+        for sample in range(batch):
+            for band in range(self.bands.count):
+                self.final = sample == batch - 1 and band == self.bands.count - 1
+                self._band(sample, band, sums)
+                self.first = False
+        self.step.values |= sums
+
+    def _band(self, sample: int, band: int, sums: dict[str, np.ndarray]) -> None:
+        needs, known, fetched = self.bands.needs(band), {}, set()
+        last = {t: k for k, n in enumerate(self.bands.nodes) for t in (*n.inputs, *n.outputs)}
+        for k, node in enumerate(self.bands.nodes):
+            part = self.bands.parts(band)[node.name]
+            reads = [self._read(t, part.views.get(t), needs, known, sample) for t in node.inputs]
+            for t in dict.fromkeys(node.inputs):
+                self._count_read(t, part.views.get(t), needs, known, fetched)
+            made = op_named(node.op).reference(on_part(part.node, self.step.axis, 1), reads)
+            for t, value in zip(node.outputs, made, strict=True):
+                if self.bands.works[node.name].sums:
+                    sums[t] = sums[t] + value if t in sums else value
+                    self._count_sum(t)
+                    continue
+                assert value.shape[2] == needs[t][1] - needs[t][0]
+                known[t] = value
+                self._keep(t, self.bands.owns(t, band), needs[t][0], value, sample)
+            there = [t for t in (*known, *fetched) if t in self.group.resident and last[t] >= k]
+            self.step.most = max(self.step.most, self._room(there, needs))
+
+    def _read(self, t, rows, needs, known, sample):
+        if t in known:
+            return known[t][:, :, rows[0] - needs[t][0] : rows[1] - needs[t][0]]
+        value = self.step.values[t]
+        value = value[sample : sample + 1] if t in self.step.axis.rows else value
+        return value[:, :, rows[0] : rows[1]] if rows else value
+
+    def _part(self, t: str, rows: tuple[int, int] | None) -> float:
+        whole = self.step.bytes_of(t, 1 if t in self.step.axis.rows else None)
+        return whole * (rows[1] - rows[0]) / self.bands.height(t) if rows else whole
+
+    def _count_read(self, t, rows, needs, known, fetched) -> None:
+        if t in self.group.kept:
+            self.step.read += self._part(t, None) if self.first and t not in fetched else 0
+            fetched.add(t)
+        elif t not in self.group.resident:
+            self.step.read += self._part(t, rows)
+        elif t not in known and t not in fetched:
+            self.step.read += self._part(t, needs.get(t))
+            fetched.add(t)
+
+    def _count_sum(self, t: str) -> None:
+        tensor, sizes = self.step.graph[t], self.step.sizes
+        partial = tensor.size * (sizes.partial if tensor.dtype == "float" else sizes.accum)
+        kept = t in self.group.kept
+        self.step.read += 0 if kept or self.first else partial
+        if self.final:
+            self.step.written += self.step.bytes_of(t)
+        else:
+            self.step.written += 0 if kept else partial
+
+    def _keep(self, t, owned, top, value, sample) -> None:
+        whole = self.step.values.setdefault(t, np.zeros(self.step.graph[t].shape))
+        whole[sample, :, slice(*owned)] = value[0, :, owned[0] - top : owned[1] - top]
+        if t not in self.group.resident or self.step._needed_elsewhere(t, self.bands.nodes):
+            self.step.written += self._part(t, owned)
+        if t not in self.group.resident:
+            assert owned == (top, top + value.shape[2]), f"two bands write rows of {t}"
+
+    def _room(self, there: list[str], needs) -> float:
+        room = sum(self._part(t, needs.get(t)) for t in there)
+        for t in self.group.kept:
+            tensor, sizes = self.step.graph[t], self.step.sizes
+            width = sizes.partial if tensor.dtype == "float" else sizes.accum
+            inside = any(t in n.outputs for n in self.bands.nodes)
+            room += tensor.size * width if inside else self.step.bytes_of(t)
+        return room
 
 
 def run_serialised(

@@ -8,6 +8,7 @@ import numpy as np
 import pytest
 from onnx import helper
 from onnx_models import build
+from serialised import run_serialised
 
 from ccnn.compiler.codegen import generate, make_context, plan_groups
 from ccnn.compiler.codegen.emit import CodegenError
@@ -15,12 +16,16 @@ from ccnn.compiler.mapper import map_graph
 from ccnn.compiler.reader import ReadOptions, read_model
 from ccnn.passes.autodiff import Optimizer, differentiate
 from ccnn.passes.batch_axis import batch_axis
+from ccnn.passes.check import verify
 from ccnn.passes.group_plan import Plan
 from ccnn.passes.interpret import interpret
 from ccnn.passes.pipeline import DEFAULT, run_pipeline
 from ccnn.passes.place_groups import place_groups
-from ccnn.passes.row_bands import NoBands, work_of
+from ccnn.passes.row_bands import NoBands, row_bands, work_of
+from ccnn.passes.serialize_minibatch import SerializeMinibatch
 from ccnn.passes.steps import ElementBytes, make_steps
+from ccnn.passes.text import parse_graph, print_graph
+from ccnn.passes.traffic import estimate
 from ccnn.targets.machine import load_machine
 from ccnn.targets.simulator import Execution
 from ccnn.targets.verify import verify_program
@@ -97,7 +102,8 @@ def in_rows(graph, rows, resident=lambda store, written: True, keep=False, sub_b
             s for s in stores
             if steps.stores[s].batched and resident(s, low <= steps.stores[s].writer < high)
         }  # fmt: skip
-        kept = {s for s in stores if not steps.stores[s].batched and keep}
+        rowed = row_bands(graph, steps.nodes[low:high], rows).scale
+        kept = {s for s in stores if not steps.stores[s].batched and keep and s not in rowed}
         chosen.append(
             ((low, high), Plan(0.0, 0.0, sub_batch, tuple(inside), tuple(kept), rows=rows))
         )
@@ -140,6 +146,40 @@ def test_inputs_from_dram_and_weights_kept(name):
     grouped = in_rows(step_of(name), 2, lambda store, written: written, keep=True)
     assert all(g.kept for g in grouped.groups)
     check(grouped)
+
+
+@pytest.mark.parametrize("keep", [False, True])
+@pytest.mark.parametrize("name", CHAINS)
+def test_the_formula_counts_what_bands_move(name, keep):
+    grouped = in_rows(step_of(name), 2, keep=keep)
+    rng = np.random.default_rng(3)
+    values = {t.name: rng.standard_normal(t.shape) for t in grouped.of_role("input")}
+    run = run_serialised(grouped, values)
+    moved = estimate(grouped)
+    assert (run.read, run.written) == (moved.read, moved.written)
+
+
+def test_the_pass_cuts_rows_where_one_sample_does_not_fit_and_nowhere_else():
+    graph = step_of("deep", 4)
+    chosen = {}
+    for kib in (1, 2, 64):
+        for rows in (False, True):
+            options = SerializeMinibatch(buffer_bytes=kib * 1024, mode="best", rows=rows)
+            grouped = options(graph)
+            verify(grouped)
+            assert parse_graph(print_graph(grouped)).groups == grouped.groups
+            rng = np.random.default_rng(3)
+            values = {t.name: rng.standard_normal(t.shape) for t in grouped.of_role("input")}
+            run = run_serialised(grouped, values)
+            moved = estimate(grouped)
+            assert (run.read, run.written) == (moved.read, moved.written)
+            assert run.most <= kib * 1024
+            chosen[kib, rows] = moved.total, any(g.rows for g in grouped.groups)
+    assert [chosen[kib, True][1] for kib in (1, 2, 64)] == [True, True, False]
+    assert not any(chosen[kib, False][1] for kib in (1, 2, 64))
+    assert chosen[1, True][0] < chosen[1, False][0]
+    assert chosen[2, True][0] < chosen[2, False][0]
+    assert chosen[64, True] == chosen[64, False]
 
 
 def test_what_bands_make_twice_must_be_resident():
