@@ -18,6 +18,9 @@ limit from each pair to the pairs made from it, a source at what cannot be made 
 what the backward pass reads, the cut edges are what to keep (the idea of Chen et al. 2016, with
 prices).  Among cuts of equal price the one that makes least anew is taken.
 
+Before that, gradients of activations in front of max pools are taken behind them, where the mask
+is what the pool made (passes/pool_masks.py).
+
     none    nothing is made anew
     cheap   vector work that reads hardly more than it writes: norms' apply steps, activations,
             concatenations, slices; reading its operand costs what reading its result would
@@ -35,6 +38,7 @@ import networkx as nx
 from ccnn.passes.batch_axis import batch_axis
 from ccnn.passes.graph import Graph, GraphError, Node, Tensor
 from ccnn.passes.ops import op_named
+from ccnn.passes.pool_masks import mask_behind_pools
 from ccnn.passes.prune import live_nodes
 from ccnn.passes.steps import ElementBytes, make_steps
 
@@ -65,6 +69,7 @@ class Recompute:
         """The graph of primitives with nodes that run again before their first backward use."""
         if self.recompute == "none":
             return graph
+        graph = mask_behind_pools(graph)
         again = self._chosen(graph)
         return _run_again(graph, again) if again else graph
 

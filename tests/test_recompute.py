@@ -15,10 +15,11 @@ from test_passes import SHAPE, STEPS, random_net
 from ccnn.passes.autodiff import Optimizer, differentiate
 from ccnn.passes.batch_axis import batch_axis
 from ccnn.passes.check import verify
-from ccnn.passes.graph import Graph, GraphError
+from ccnn.passes.graph import Builder, Graph, GraphError
 from ccnn.passes.interpret import interpret
 from ccnn.passes.norm_policy import NormPolicy
 from ccnn.passes.pipeline import run_pipeline
+from ccnn.passes.pool_masks import mask_behind_pools
 from ccnn.passes.recompute import Recompute
 from ccnn.passes.steps import ElementBytes, make_steps
 
@@ -155,3 +156,38 @@ def cheapest(graph: Graph, options: Recompute) -> int | None:
 def test_unknown_choices_are_refused():
     with pytest.raises(GraphError, match="is none of none, cheap, layers"):
         Recompute("everything")  # pyright: ignore[reportArgumentType]
+
+
+def pooled(kernel: int, stride: int, pad: int, mask: str = "where((b > 0), a, 0)") -> Graph:
+    """A relu, a max pool over it, and the gradients of both."""
+    b = Builder("pooled")
+    x = b.input("x", (2, 3, 9, 8))
+    y = b.emit("map", [x], exprs=("max(a, 0)",), dtypes=("float",))
+    window = {"kernel": (1, 1, kernel, kernel), "strides": (1, 1, stride, stride)}
+    window |= {"before": (0, 0, pad, pad), "after": (0, 0, pad, pad), "dilations": (1, 1, 1, 1)}
+    p, i = b.emit_all("window_max", [y], **window)
+    dp = b.input("dp", b.shape(p))
+    b.phase = "backward"
+    d = b.emit("window_max_grad", [dp, i], shape=b.shape(x), **window)
+    dx = b.emit("map", [d, y], exprs=(mask,), dtypes=("float",))
+    return b.build([p, dx])
+
+
+@pytest.mark.parametrize(("kernel", "stride", "pad"), [(2, 2, 0), (3, 2, 1), (3, 1, 1), (2, 3, 0)])
+def test_the_mask_behind_a_max_pool_gives_the_same_numbers(kernel, stride, pad):
+    graph = pooled(kernel, stride, pad)
+    after = mask_behind_pools(graph)
+    verify(after)
+    assert [n.op for n in after.nodes] == ["map", "window_max", "map", "window_max_grad"]
+    rng = np.random.default_rng(4)
+    # few values, so that windows hold equal ones, zeros and negative ones
+    values = {"x": rng.integers(-2, 3, graph["x"].shape).astype(float)}
+    values["dp"] = rng.standard_normal(graph["dp"].shape)
+    expected, got = interpret(graph, values), interpret(after, values)
+    for name in graph.outputs:
+        np.testing.assert_array_equal(got[name], expected[name])
+
+
+def test_other_gradients_stay_in_front_of_the_pool():
+    graph = pooled(2, 2, 0, "where((b > 0), a, a * 0.5)")
+    assert mask_behind_pools(graph) is graph

@@ -8,10 +8,13 @@ import numpy as np
 import pytest
 from onnx import helper
 from onnx_models import build
+from reference import errors
 from serialised import run_serialised
+from test_groups import compiled
 
 from ccnn.compiler.codegen import generate, make_context, plan_groups
 from ccnn.compiler.codegen.emit import CodegenError
+from ccnn.compiler.driver import run_steps
 from ccnn.compiler.mapper import map_graph
 from ccnn.compiler.reader import ReadOptions, read_model
 from ccnn.passes.autodiff import Optimizer, differentiate
@@ -27,7 +30,7 @@ from ccnn.passes.steps import ElementBytes, make_steps
 from ccnn.passes.text import parse_graph, print_graph
 from ccnn.passes.traffic import estimate
 from ccnn.targets.machine import load_machine
-from ccnn.targets.simulator import Execution
+from ccnn.targets.simulator import Execution, simulate
 from ccnn.targets.verify import verify_program
 
 WAVECORE = replace(load_machine("wavecore"), gbuf_bytes=128 * 1024)
@@ -191,3 +194,16 @@ def test_what_bands_make_twice_must_be_resident():
 
 def test_several_samples_of_unequal_number():
     check(in_rows(step_of("vgg", 3), 2, sub_batch=2))
+
+
+@pytest.mark.parametrize("kib", [128, 64])
+def test_a_network_by_rows_against_pytorch(kib):
+    c, truth, inputs = compiled("squeezenet", kib, serialize="best", recompute="cheap")
+    backward = {n.name for n in c.lowered.nodes if n.phase == "backward"}
+    by_rows = [g for g in c.lowered.groups if g.rows]
+    assert {bool(backward & {*g.nodes}) for g in by_rows} == {False, True}
+    assert verify_program(c.program, c.machine) == []
+    fed = {c.model.inputs[0]: inputs["input"], c.model.target: inputs["target"]}
+    assert max(errors(truth, run_steps(c, fed, 2)).values()) <= 1e-9
+    slow = simulate(c.program, c.machine, fast=False)
+    assert simulate(c.program, c.machine).cycles == slow.cycles
