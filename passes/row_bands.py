@@ -105,6 +105,8 @@ def work_of(graph: Graph, node: Node) -> Work:
     if joins and len(made) == 4 and all(len(s) in (0, 4) for s in shapes) and made[AXIS] > 1:
         read = [i for i in node.inputs if graph[i].shape[AXIS:][:1] == made[AXIS:][:1]]
         return Work(node.outputs[0], tuple(Link(i) for i in dict.fromkeys(read)))
+    if node.op == "moments" and len(shapes[0]) == 4 and {0, AXIS} <= {*node.attr("axes")}:
+        return Work(node.inputs[0], (Link(node.inputs[0]),), sums=True)
     if node.op == "reduce" and node.attr("kind") == "sum" and AXIS in node.attr("axes"):
         high = max(s[AXIS] if len(s) == 4 else 0 for s in shapes)
         read = [i for i in node.inputs if len(graph[i].shape) == 4 and graph[i].shape[AXIS] == high]

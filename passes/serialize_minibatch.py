@@ -195,8 +195,8 @@ class Planner:
             resident = look.can_reside(near)
             space = float(look.live(resident).max(initial=0.0))
             most = self.batch if space * self.batch <= self.free else int(self.free / space)
-            rows = self.options.rows and mode == "best" and not near and not most
-            if rows and w.waits < w.low:
+            rows = self.options.rows and mode == "best" and self.options.sub_batch < 2
+            if rows and not near and not most and self._may_run(look, 0):
                 plans += self._by_rows.plans(w.low, w.high)
             for size in self._sub_batches(most):
                 if self._may_run(look, size):

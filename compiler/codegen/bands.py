@@ -12,7 +12,7 @@ from dataclasses import dataclass, field, replace
 
 from ccnn.compiler.codegen.scope import Margin, Scope
 from ccnn.passes.graph import Node, Tensor
-from ccnn.passes.row_bands import Part, RowBands, Rows, banded
+from ccnn.passes.row_bands import AXIS, Part, RowBands, Rows, banded
 from ccnn.targets.program import ZERO, Affine
 
 _NONE: Margin = ((0, 0), (0, 0))
@@ -45,6 +45,7 @@ class Turn:
         if not views:
             return scope
         tensors, margins, tops = dict(scope.graph.tensors), dict(scope.margins), {}
+        heights = {name: tensors[name].shape[AXIS] for name in views}
         for name, (low, high) in views.items():
             tensors[name] = banded(tensors[name], (low, high))
             tops[name] = index * self.steps[name] + low
@@ -53,7 +54,7 @@ class Turn:
                 (above, below), columns = self.margins.get(name, _NONE)
                 margins[name] = (above + low - first, below + last - high), columns
         graph = replace(scope.graph, tensors=tensors)
-        return replace(scope, graph=graph, margins=margins, tops=tops)
+        return replace(scope, graph=graph, margins=margins, tops=tops, heights=heights)
 
     def at(self, scope: Scope, node: Node, index: Affine = ZERO) -> Scope:
         """The scope of a node."""

@@ -15,6 +15,7 @@ from ccnn.compiler.codegen.scope import Scope, dense, view_of
 from ccnn.compiler.codegen.tiles import choose_tile, operand_tile
 from ccnn.compiler.codegen.vector import kept_shape, tile_bytes
 from ccnn.passes.graph import Node
+from ccnn.passes.row_bands import AXIS
 from ccnn.targets.program import DTYPE_BYTES, ZERO, Affine, Extent, Load, Map, Reduce, Store, View
 
 _At = dict[int, tuple[Affine, int]]
@@ -96,8 +97,7 @@ class _Moments:
         if scope.fresh or not self.summed:
             for each in held[:2]:
                 kw.emit(Map(kw.node, view_of(each, sizes), (), (0.0,)))
-        before = scope.first * (self.count // self.samples()) if self.summed else ZERO
-        self.inside(0, at, before, held)
+        self.inside(0, at, self.before(), held)
         if scope.final or not self.summed:
             self.hand_out(at, held)
         for each in held[2 if self.summed else 0 :]:
@@ -110,13 +110,29 @@ class _Moments:
         """Samples of one iteration, when the statistics gather over iterations."""
         return int(self.space[0] / self.scope.rows[self.x])
 
+    def row(self) -> int:
+        """Elements in a row of the samples of one iteration, of all that is taken together."""
+        return self.count // self.space[AXIS]
+
+    def before(self) -> Affine:
+        """How many elements earlier iterations have merged."""
+        scope = self.scope
+        if not self.summed:
+            return ZERO
+        if self.x not in scope.tops:
+            return scope.first * (self.count // self.samples())
+        image = self.row() // self.samples() * scope.heights[self.x]
+        return scope.first * image + scope.tops[self.x] * self.row()
+
     def hand_out(self, at: _At, held: list[Held]) -> None:
         """The statistics are complete: mean and variance to where they belong."""
         kw, scope = self.kw, self.scope
         sizes, starts = self.sizes(at), self.starts(at)
         total = self.count
         if self.summed:
-            total = self.count // self.samples() * scope.batch
+            total = self.count * scope.batch // self.samples()
+            if self.x in scope.heights:
+                total = total // self.space[AXIS] * scope.heights[self.x]
         codes = (("s0",), ("s0", float(total), "div"))
         for i, (out, each, code) in enumerate(zip(self.node.outputs, held[:2], codes, strict=True)):
             source = view_of(each, sizes)

@@ -64,6 +64,8 @@ class Scope:
     """Resident tensors that lie in their region with zeros around each plane."""
     tops: Mapping[str, Affine] = field(default_factory=dict)
     """Tensors of which only some rows are in sight, to the first of them in the whole image."""
+    heights: Mapping[str, int] = field(default_factory=dict)
+    """The same tensors to the rows of the whole image."""
     sums: Mapping[str, Region] = field(default_factory=dict)
     """Results summed over the iterations that stay in the buffer meanwhile."""
     partial: Mapping[str, str] = field(default_factory=dict)
