@@ -6,9 +6,9 @@ from collections.abc import Callable, Iterator
 from dataclasses import dataclass, replace
 from functools import partial
 
-from ccnn.compiler.codegen import gemm_of, group_kernel, make_context, plan_groups, tiling_key
+from ccnn.compiler.codegen import gemm_of, group_kernel, make_context, plan_groups
 from ccnn.compiler.codegen.gemm import Gemm
-from ccnn.compiler.codegen.group import group_scope
+from ccnn.compiler.codegen.group import group_scope, tiling_key
 from ccnn.compiler.codegen.plan import GroupPlan
 from ccnn.compiler.codegen.scope import Scope
 from ccnn.compiler.driver import Compilation
@@ -65,8 +65,9 @@ class Block:
     ) -> Iterator[tuple[Tiling, Callable[[], Kernel]]]:
         """Tilings of one node next in price in the room it has in the group, and what writes the
         group with each, all other nodes as they are."""
-        samples = self.plan.runs[0].part.size
-        gemm = gemm_of(group_scope(self.context, self.plan, samples), node)
+        samples, turn = self.plan.runs[0].part.size, self.plan.turns[0]
+        scope = group_scope(self.context, self.plan, samples)
+        gemm = gemm_of(turn.at(scope, node), turn.node(node))
         room = mapping.rooms.get(self.plan.name, self.plan.budget)
         machine = replace(self.context.machine, gbuf_bytes=room)
         for offered in next_tilings(gemm, machine, chosen, count):
@@ -74,7 +75,7 @@ class Block:
             if self.exact:
                 flows = usable_flows(gemm, tiling, self.context.machine, grouped=True)
                 tiling = choose_cuts(gemm, tiling, self.context.machine, cuts, flows)
-            key = tiling_key(node, self.plan, samples)
+            key = tiling_key(node, self.plan, samples, turn)
             tilings = {**mapping.tilings, key: tiling}
             yield tiling, partial(self.write, replace(mapping, tilings=tilings, cuts=cuts))
 
