@@ -100,7 +100,6 @@ def plan_group(context: Scope, group: Group, axis: BatchAxis, root: Mapping[str,
     several = sum(run.part.count for run in runs) > 1 or len(turns) > 1
     if several:
         _check(graph, group, nodes, axis)
-    produced = {o for n in nodes for o in n.outputs}
     gathered = [
         o for n in nodes if several and axis.kinds[n.name] in ("sums", "merges") for o in n.outputs
     ]
@@ -121,14 +120,7 @@ def plan_group(context: Scope, group: Group, axis: BatchAxis, root: Mapping[str,
     }
     names = {t: root[t] for t in touched if root[t] in wanted and t not in gathered}
     _check_bands(nodes, turns, names)
-    inside = set(group.nodes)
-    published = frozenset(
-        t
-        for t in produced
-        if t in names
-        and _leaves(graph, root, names[t], inside)
-        and graph.producer[t].op != "reshape"
-    )
+    published = _published(graph, nodes, names, root)
     rectangles = _rectangles(context, nodes, axis, samples, names, turns, group, root)
     rectangles += [
         Rectangle(f"{o}", 0, len(nodes), _bytes(graph[o].shape, context.accum)) for o in sums
@@ -280,6 +272,15 @@ def _check(graph: Graph, group: Group, nodes: Sequence[Node], axis: BatchAxis) -
             )
     if group.sub_batch % axis.grain:
         raise CodegenError(f"a sub-batch must be a multiple of {axis.grain} samples here")
+
+
+def _published(
+    graph: Graph, nodes: Sequence[Node], names: Mapping[str, str], root: Mapping[str, str]
+) -> frozenset[str]:
+    """Tensors made and kept in a group that somebody outside needs."""
+    inside = {n.name for n in nodes}
+    made = {o for n in nodes if n.op != "reshape" for o in n.outputs if o in names}
+    return frozenset(t for t in made if _leaves(graph, root, names[t], inside))
 
 
 def _leaves(graph: Graph, root: Mapping[str, str], name: str, inside: set[str]) -> bool:
