@@ -75,6 +75,7 @@ class Block:
             if self.exact:
                 flows = usable_flows(gemm, tiling, self.context.machine, grouped=True)
                 tiling = choose_cuts(gemm, tiling, self.context.machine, cuts, flows)
+            tiling = replace(tiling, pieces=chosen.pieces)  # a kernel has one set of accumulators
             key = tiling_key(node, self.plan, samples, turn)
             tilings = {**mapping.tilings, key: tiling}
             yield tiling, partial(self.write, replace(mapping, tilings=tilings, cuts=cuts))
