@@ -40,7 +40,7 @@ from ccnn.targets.verify_common import Finding, about, accesses
 from ccnn.targets.verify_dram import Crossings, crossings
 
 _LONGEST_QUEUE = 1024
-_LONGEST_WALK = 400_000
+_LONGEST_WALK = 4_000_000
 _KEYS = 2 * len(ENGINES)
 """Bits of a slot: a read and a write of each engine."""
 
