@@ -2,8 +2,9 @@
 
 What happened is read from the program and its trace: groups in several iterations (`loops`),
 moments merged over sub-batches (`merges`), sums over the batch that gather in DRAM (`partial`),
-tensors (`again`) and convolutions (`layers`) made anew in the backward pass, weights and sums kept
-through all iterations (`kept`).  Two steps must then agree with PyTorch as in test_truth.py.
+tensors (`again`) and convolutions (`layers`) made anew in the backward pass, gradients of
+activations taken behind a max pool (`pools`), weights and sums kept through all iterations
+(`kept`).  Two steps must then agree with PyTorch as in test_truth.py.
 """
 
 from __future__ import annotations
@@ -32,25 +33,31 @@ CASES = {  # network: what is forced by BEST and by MBS2
     "convnext": ("loops kept again", "loops kept"),
     "densenet": ("loops merges kept again layers", "loops merges kept"),
     "efficientnet": (ALL, "loops merges kept"),
-    "inception": (ALL, ""),
+    "inception": (ALL, "loops merges kept"),
     "lenet5": ("loops again layers", "loops"),
     "mobilenetv1": ("loops merges kept again layers", "loops merges kept"),
     "mobilenetv2": ("loops merges kept again layers", "loops merges kept"),
     "regnetx": ("loops merges kept again layers", "loops merges kept"),
     "resnet20_cifar": ("loops merges kept again layers", "loops merges kept"),
-    "resnet8_cifar": (ALL, ""),
-    "resnet8_fresh": (ALL, ""),
-    "seresnet_cifar": (ALL, ""),
-    "squeezenet": ("loops kept again", "loops kept partial"),
+    "resnet8_cifar": (ALL, "loops merges kept"),
+    "resnet8_fresh": (ALL, "loops merges kept"),
+    "seresnet_cifar": (ALL, "loops merges kept"),
+    "squeezenet": ("loops kept again pools", "loops kept partial"),
     "vgg_bn": ("loops merges kept again layers", "loops merges kept partial"),
 }
-"""Not judged in float32: the four whose sums in another order are further from float64 than four
-times PyTorch's own float32 error, by one gradient of a norm's scale or bias each (5 to 7 times)."""
+INEXACT = pytest.mark.xfail(
+    strict=True,
+    raises=AssertionError,
+    reason="a norm's gradient is 5 to 8 times as far from float64 as PyTorch's own in float32",
+)
+"""A known fault: sums over sub-batches lose more in float32 than the bound of four times allows."""
+KNOWN = {("resnet8_cifar", MBS2), ("resnet8_fresh", MBS2), ("seresnet_cifar", MBS2)}
 RUNS = [
-    pytest.param(name, *run, forced, id=f"{name}-{run[0]}")
+    pytest.param(
+        name, *run, forced, id=f"{name}-{run[0]}", marks=[INEXACT] if (name, run) in KNOWN else []
+    )
     for name, case in CASES.items()
     for run, forced in zip((BEST, MBS2), case, strict=True)
-    if forced
 ]
 
 
@@ -66,6 +73,8 @@ def mechanisms(c: Compilation) -> set[str]:
     loops = [g for g in c.lowered.groups if 0 < g.sub_batch < axis.batch]
     again = [n for n in nodes if "/again" in n]
     trace = simulate(c.program, c.machine)
+    producer = c.lowered.producer
+    masks = [producer[n.inputs[0]] for n in nodes.values() if n.op == "window_max_grad"]
     moved = [t for t in trace.tensors if t.name.endswith("/partial")]
     seen = {
         "loops": loops,
@@ -73,6 +82,14 @@ def mechanisms(c: Compilation) -> set[str]:
         "kept": [t for g in loops for t in g.kept],
         "again": again,
         "layers": [n for n in again if nodes[n].op == "conv"],
+        "pools": [
+            m
+            for m in masks
+            if m.op == "map"
+            and len(m.inputs) > 1
+            and m.inputs[1] in producer
+            and producer[m.inputs[1]].op == "window_max"
+        ],
         "partial": [t for t in moved if t.read_bytes and t.write_bytes],
     }
     return {what for what, instances in seen.items() if instances}
@@ -96,8 +113,10 @@ def test_two_steps_agree_with_pytorch(name, dtype, serialize, recompute, forced)
         recompute=recompute,
     )
     c = compile_model(path, options)
-    assert verify_program(c.program, c.machine) == []
-    assert mechanisms(c) >= set(forced.split())
+    if findings := verify_program(c.program, c.machine):  # not what a known fault is about
+        pytest.fail(str(findings))
+    if missing := set(forced.split()) - mechanisms(c):
+        pytest.fail(f"not forced: {sorted(missing)}")
     fed = {c.model.inputs[0]: inputs["input"], c.model.target: inputs["target"]}
     check(path, dtype, errors(truth, run_steps(c, fed, 2)))
 
