@@ -145,7 +145,7 @@ def output_files(
         "layers.csv": layers_csv(report["layers"]),
         "report.json": json.dumps(report, indent=1, allow_nan=False) + "\n",
         "report.html": page,
-        "trace.json": perfetto_trace(report, c.program, c.machine, details),
+        "trace.pftrace": perfetto_trace(report, c.program, c.machine, details),
         "model.annotated.onnx": annotate_model(model, c, report),
     }
 

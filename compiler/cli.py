@@ -83,7 +83,7 @@ def compile_command(
 
     The folder receives program.asm and program.bin (the program as text and binary), mapping.txt
     (how each layer is cut into tiles), report.html, report.json and layers.csv (what it costs),
-    trace.json (a timeline for Perfetto) and model.annotated.onnx (costs for Netron). Each file
+    trace.pftrace (a timeline for Perfetto) and model.annotated.onnx (costs for Netron). Each file
     is written whole or not at all.
     """
     from ccnn.compiler.actions import compile_to_folder

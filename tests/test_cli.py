@@ -27,7 +27,7 @@ from ccnn.passes.autodiff import Optimizer
 CCNN = [sys.executable, "-m", "ccnn.compiler"]
 WRITTEN = {
     "program.asm", "program.bin", "mapping.txt", "report.json", "layers.csv", "report.html",
-    "trace.json", "model.annotated.onnx",
+    "trace.pftrace", "model.annotated.onnx",
 }  # fmt: skip
 
 

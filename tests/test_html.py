@@ -23,7 +23,6 @@ from ccnn.compiler.report.html import report_html
 from ccnn.compiler.report.lives import lives
 from ccnn.compiler.report.notes import metric_rows
 from ccnn.compiler.report.payload import class_traffic, layer_numbers, layer_traffic
-from ccnn.compiler.report.perfetto import perfetto_trace
 from ccnn.passes.text import parse_graph
 from ccnn.targets.machine import load_machine
 from ccnn.targets.program import DTYPE_BYTES
@@ -254,88 +253,6 @@ def test_edges_lead_forward_along_the_graph(compilation, report):
 
 
 # The files beside it
-
-
-EVENT_KEYS = {
-    "M": {"ph", "name", "pid", "tid", "args"},
-    "X": {"ph", "name", "pid", "tid", "ts", "dur", "args"},
-    "C": {"ph", "name", "pid", "tid", "ts", "args"},
-}
-"""What the Trace Event Format asks of metadata, complete events and counters."""
-
-METADATA = {
-    "process_name": ("name", str),
-    "process_sort_index": ("sort_index", int),
-    "thread_name": ("name", str),
-    "thread_sort_index": ("sort_index", int),
-}
-
-
-def check_event(event: dict) -> None:
-    """An event is as the Trace Event Format has it, down to the types."""
-    kind = event["ph"]
-    assert event.keys() - {"cat"} == EVENT_KEYS[kind]
-    assert isinstance(event["name"], str)
-    assert event["name"]
-    assert all(type(event[key]) is int and event[key] >= 0 for key in ("pid", "tid"))
-    for key in event.keys() & {"ts", "dur"}:
-        assert isinstance(event[key], int | float)
-        assert 0 <= event[key] < float("inf")
-    if kind == "M":
-        key, wanted = METADATA[event["name"]]
-        assert type(event["args"].pop(key)) is wanted
-        assert event["args"] == {}
-    elif kind == "C":
-        assert all(isinstance(v, int | float) for v in event["args"].values())
-    else:
-        assert all(isinstance(v, str | int | float) for v in event["args"].values())
-
-
-def strict(text: str) -> dict:
-    """JSON as the standard has it: no NaN, no Infinity, no key twice."""
-
-    def refuse(word: str) -> None:
-        raise ValueError(f"{word} is no JSON")
-
-    def once(pairs: list) -> dict:
-        assert len(dict(pairs)) == len(pairs)
-        return dict(pairs)
-
-    return json.loads(text, parse_constant=refuse, object_pairs_hook=once)
-
-
-@pytest.mark.parametrize("serialize", ["none", "mbs2"])
-def test_the_trace_is_what_perfetto_reads(serialize):
-    c = compile_model(MODEL, CompileOptions(batch=4, norm="group", serialize=serialize))
-    trace = simulate(c.program, c.machine)
-    report = build_report(c, trace, trace)
-    details = kernel_details(c.program, c.machine, trace.kernels)
-    made = strict(perfetto_trace(report, c.program, c.machine, details))
-    assert set(made) == {"displayTimeUnit", "otherData", "traceEvents"}
-    assert made["displayTimeUnit"] in ("ms", "ns")
-    slices: dict[tuple[int, int], list] = {}
-    counters: dict[tuple[int, str], list[float]] = {}
-    named = set()
-    for event in made["traceEvents"]:
-        check_event(event)
-        place = event["pid"], event["tid"]
-        if event["ph"] == "M" and event["name"] == "thread_name":
-            named.add(place)
-        if event["ph"] == "X":
-            slices.setdefault(place, []).append(event)
-        if event["ph"] == "C":
-            counters.setdefault((event["pid"], event["name"]), []).append(event["ts"])
-    assert set(slices) <= named
-    for events in slices.values():  # slices of a thread must not overlap
-        events.sort(key=lambda e: (e["ts"], e["dur"]))
-        for a, b in pairwise(events):
-            assert a["ts"] + a["dur"] <= b["ts"] + 2e-6
-    assert counters
-    assert all(times == sorted(times) for times in counters.values())
-    kernels = [e for e in made["traceEvents"] if e["ph"] == "X" and e["pid"] == 2]
-    assert len(kernels) == len(c.program.kernels)
-    end = max(e["ts"] + e["dur"] for e in kernels)
-    assert end == pytest.approx(1e6 * report["totals"]["seconds"])
 
 
 def test_the_annotated_model_is_the_model_with_costs_and_without_weights(compilation, report):
