@@ -297,6 +297,19 @@ def test_the_waterfall_is_there_when_the_report_has_one(page, report):
     assert ("strong baseline" in head) == ("strong_baseline" in report)
 
 
+def test_a_browser_too_old_for_the_charts_is_told(browser, reports):
+    context = browser.new_context()
+    context.add_init_script("delete window.DecompressionStream")
+    page = context.new_page()
+    page.goto(reports["conventional"][0].as_uri())
+    page.wait_for_selector("#trouble:not([hidden])", timeout=PATIENCE)
+    assert "newer browser" in page.inner_text("#trouble")
+    assert page.locator("#layer-table tbody tr").count() == len(
+        reports["conventional"][1]["layers"]
+    )
+    context.close()
+
+
 @pytest.mark.parametrize("scheme", ["light", "dark"])
 @pytest.mark.parametrize("width", [DESKTOP, PHONE])
 def test_the_page_is_for_everybody(browser, reports, width, scheme):

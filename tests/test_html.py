@@ -2,8 +2,10 @@
 
 from __future__ import annotations
 
+import base64
 import json
 import re
+import zlib
 from collections import Counter
 from dataclasses import replace
 from html.parser import HTMLParser
@@ -104,9 +106,8 @@ class Page(HTMLParser):
 
 def data_of(page: str) -> dict:
     """The data that the page's script reads, made whole as it does."""
-    data = json.loads(
-        re.search(r'<script type="application/json" id="data">(.*)</script>', page)[1]
-    )
+    packed = re.search(r'<script type="text/plain" id="data">([\w+/=]*)</script>', page)[1]
+    data = json.loads(zlib.decompress(base64.b64decode(packed)))
     columns = data["layers"]
     data["layers"] = [
         dict(zip(columns, row, strict=True)) for row in zip(*columns.values(), strict=True)

@@ -89,6 +89,7 @@ def test_the_picture_is_what_compile_prints(workplace, request):
     assert heading in real
     macs = next(line for line in shown if line.startswith("MACs"))
     assert macs in real
+    assert (workplace / "r" / "report.html").stat().st_size < 1_500_000  # opens on a phone
 
 
 def test_exit_codes():

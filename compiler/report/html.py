@@ -1,12 +1,15 @@
 """report.html: the whole report as one page that opens from disk and needs no network.
 
 The page is made of the report and of the program it speaks of: tables stand in the page itself,
-charts are drawn by a script of our own from the data of payload.py.
+charts are drawn by a script of our own from the data of payload.py, which is most of the page and
+therefore compressed.
 """
 
 from __future__ import annotations
 
+import base64
 import json
+import zlib
 from collections.abc import Mapping, Sequence
 from functools import lru_cache
 from importlib.resources import files
@@ -29,7 +32,7 @@ from ccnn.targets.program import Program
 from ccnn.targets.simulator import Trace
 
 PHASES = ("forward", "loss", "backward", "update")
-SCRIPTS = ("core", "table", "charts", "timeline", "detail")
+SCRIPTS = ("core", "table", "charts", "timeline", "detail", "start")
 """Parts of the script, in the order in which they are joined."""
 
 
@@ -70,7 +73,7 @@ def report_html(
             bounds=sorted({row["bound_by"] for row in report["layers"]}),
             style=_part("report.css.j2"),
             script="\n".join(_part(f"report_{name}.js.j2") for name in SCRIPTS),
-            data=_safe_json(data),
+            data=_packed(data),
         )
     )
 
@@ -90,12 +93,10 @@ def _part(name: str) -> str:
     return files("ccnn.compiler.report").joinpath(name).read_text("utf-8")
 
 
-def _safe_json(data: Mapping[str, Any]) -> str:
-    """JSON that cannot end the script element it stands in, whatever the model's names are."""
+def _packed(data: Mapping[str, Any]) -> str:
+    """JSON, compressed, in letters that cannot end the script element they stand in."""
     text = json.dumps(data, separators=(",", ":"), allow_nan=False, ensure_ascii=False)
-    for character in "<>&\u2028\u2029":
-        text = text.replace(character, f"\\u{ord(character):04x}")
-    return text
+    return base64.b64encode(zlib.compress(text.encode(), 9)).decode()
 
 
 def _totals(report: Mapping[str, Any]) -> list[dict[str, str]]:
