@@ -41,7 +41,7 @@ class _Moments:
             statistics = 8 * prod(operand_tile(kept, tile)) * width
             return tile_bytes(scope, [self.x], tile) + statistics + 512 <= scope.budget
 
-        self.tile = choose_tile(self.space, fits, order=[*self.axes, *self.outer])
+        self.tile = choose_tile(self.space, fits)
         self.own = operand_tile(kept, self.tile)
         self.kept = kept
         self.summed = scope.summed(node.outputs[0])

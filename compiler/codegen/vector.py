@@ -138,8 +138,8 @@ class _Reduction:
             results = len(self.exprs) * held * (2 * 8 + DTYPE_BYTES[scope.accum])
             return tile_bytes(scope, names, tile) + results + 256 <= scope.budget
 
-        # cut what is reduced first: the results of the other axes then stay in place
-        tile = choose_tile(space, fits, order=[*axes, *outer])
+        # rows and planes stay whole as long as they can: fewer partial sums to add up
+        tile = choose_tile(space, fits)
         self.sweep = Sweep(kw, scope, space, tile, [*outer, *axes])
         self.sources = [self.sweep.source(f"x{i}", n) for i, n in enumerate(names)]
         self.own = operand_tile(self.kept, tile)
