@@ -129,7 +129,7 @@ def mapped(
 @cache
 def _totals(gemms: tuple[Gemm, ...], name: str, rules: Rules, mapper: str) -> Totals:
     machine = machine_called(name)
-    found = Totals(machine.arrays * machine.peak_macs_per_cycle)
+    found = Totals(machine.peak_macs_per_cycle)
     for gemm, mapping in zip(gemms, mapped(gemms, name, rules, mapper), strict=True):
         found.add(mapping, energy_pj(mapping, machine, rules), gemm.count)
     return found

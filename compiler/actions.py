@@ -20,9 +20,9 @@ from ccnn.compiler.driver import (
     CompileOptions,
     GraphWatcher,
     compile_model,
-    one_array,
     run_steps,
     verify_values,
+    with_links,
 )
 from ccnn.compiler.dump import GraphDump
 from ccnn.compiler.failure import HOW_TO_REPORT, ExitCode, Failure
@@ -355,7 +355,7 @@ def _simulate(path: Path, program: Program, machine: Machine) -> Trace:
 
 
 def _machine_of(program: Program, target: str | None) -> Machine:
-    return one_array(load_machine(target if target is not None else program.machine))
+    return with_links(load_machine(target if target is not None else program.machine))
 
 
 def show_folder(folder: Path, *, as_json: bool, quiet: bool, verbose: bool) -> None:

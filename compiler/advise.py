@@ -85,7 +85,7 @@ def changed(machine: Machine, parameter: str, factor: Fraction) -> Machine | Non
         if value == old or value <= 0:
             return None
         new[name] = value
-    return replace(machine, **new)
+    return machine.resized(**new)
 
 
 def advise(

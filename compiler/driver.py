@@ -164,12 +164,12 @@ def _collector_paused() -> Iterator[None]:
             gc.enable()
 
 
-def one_array(machine: Machine) -> Machine:
-    """The machine; raises MachineError when its arrays are several, as a program drives one."""
-    if machine.arrays > 1:
+def with_links(machine: Machine) -> Machine:
+    """The machine; raises MachineError when it has several arrays and no price for what crosses."""
+    if machine.arrays > 1 and "link_byte" not in machine.energy_pj:
         raise MachineError(
-            f"machine {machine.name} has {machine.arrays} arrays, and a program drives one; "
-            "choose a machine of one array, or map single GEMMs onto it with `ccnn map`"
+            f"machine {machine.name} has {machine.arrays} arrays, and words cross between them; "
+            "add energy.link_byte with pj and source to its file"
         )
     return machine
 
@@ -204,7 +204,7 @@ def _front(
 ) -> _Front:
     """Read the model and make its training step in primitives."""
     tell("read", 0, 1)
-    machine = one_array(o.target if isinstance(o.target, Machine) else load_machine(o.target))
+    machine = with_links(o.target if isinstance(o.target, Machine) else load_machine(o.target))
     read = read_model(
         model,
         ReadOptions(

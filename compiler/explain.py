@@ -20,7 +20,7 @@ from ccnn.compiler.cut import Cut, Triple
 from ccnn.compiler.driver import Compilation
 from ccnn.compiler.explain_block import Block, next_tilings
 from ccnn.compiler.failure import ExitCode, Failure
-from ccnn.compiler.mapper.cuts import choose_cuts, usable_flows
+from ccnn.compiler.mapper.cuts import choose_cuts, cuts_by_rule, usable_flows
 from ccnn.compiler.mapper.rule import choose_tiling
 from ccnn.compiler.mapping import Mapping, MappingError, Tiling
 from ccnn.compiler.report.detail import KernelDetail, kernel_details
@@ -52,7 +52,7 @@ class Variation:
         for field, factor in self.changes:
             old = getattr(machine, field)
             new[field] = float(old * factor) if isinstance(old, float) else int(old * factor)
-        return replace(machine, **new)
+        return machine.resized(**new)
 
 
 VARIATIONS = (
@@ -251,7 +251,9 @@ def _written(
     gemm = gemm_of(context, node)
     chosen = tiling or choose_tiling(gemm, machine)
     cuts: dict[tuple[Triple, str], Cut] = {}
-    if c.options.mapper == "exact":
+    if c.options.mapper != "exact":
+        cuts |= cuts_by_rule(gemm, chosen, machine)
+    else:
         flows = usable_flows(gemm, chosen, machine, grouped=False)
         chosen = choose_cuts(gemm, chosen, machine, cuts, flows)
     writer = KernelWriter(node.name, number, machine.gbuf_bytes)

@@ -13,7 +13,7 @@ from ccnn.compiler.codegen.plan import GroupPlan
 from ccnn.compiler.codegen.scope import Scope
 from ccnn.compiler.driver import Compilation
 from ccnn.compiler.mapper import map_group
-from ccnn.compiler.mapper.cuts import choose_cuts, usable_flows
+from ccnn.compiler.mapper.cuts import choose_cuts, cuts_by_rule, usable_flows
 from ccnn.compiler.mapper.price import fitting, price, traffic, work
 from ccnn.compiler.mapper.rule import make_grid
 from ccnn.compiler.mapping import Mapping, Tiling
@@ -72,7 +72,9 @@ class Block:
         machine = replace(self.context.machine, gbuf_bytes=room)
         for offered in next_tilings(gemm, machine, chosen, count):
             tiling, cuts = offered, dict(mapping.cuts)
-            if self.exact:
+            if not self.exact:
+                cuts |= cuts_by_rule(gemm, tiling, self.context.machine)
+            else:
                 flows = usable_flows(gemm, tiling, self.context.machine, grouped=True)
                 tiling = choose_cuts(gemm, tiling, self.context.machine, cuts, flows)
             tiling = replace(tiling, pieces=chosen.pieces)  # a kernel has one set of accumulators
@@ -83,6 +85,7 @@ class Block:
 
 def next_tilings(gemm: Gemm, machine: Machine, chosen: Tiling, count: int) -> list[Tiling]:
     """The cheapest tilings of the mapper's grid that differ from the chosen one in tile sizes."""
+    machine = machine.as_one
     tables, index = make_grid(gemm, machine)
     index, _ = fitting(tables, machine, index)
     done = work(tables, machine, index)

@@ -9,7 +9,7 @@ from __future__ import annotations
 
 import hashlib
 import json
-from dataclasses import asdict, dataclass, fields
+from dataclasses import asdict, dataclass, fields, replace
 from difflib import get_close_matches
 from fractions import Fraction
 from functools import cached_property, lru_cache
@@ -21,7 +21,7 @@ import jsonschema
 import yaml
 
 from ccnn.targets.machine_yaml import Document, KeyPath, MachineError, read_document
-from ccnn.targets.modes import Mode, check_modes, describe_modes, read_modes
+from ccnn.targets.modes import Mode, check_modes, describe_modes, read_modes, splits, spread
 from ccnn.targets.plugins import plugin_machine, plugin_machines
 
 __all__ = ["EnergyRow", "Machine", "MachineError", "describe", "load_machine", "shipped_machines"]
@@ -41,8 +41,9 @@ class Machine:
     """One core: a rows x cols weight-stationary array, its buffers, a vector unit and DRAM.
 
     Feeding the array takes a row of `cols` (stationary) or `rows` (moving) words each cycle.
-    Array and buffers are those of one unit; `groups` x `units` of them share the DRAM, the units
-    of a group also its global buffer (`gbuf_bytes` each group).
+    Array, local buffers and accumulators are those of one unit; `groups` x `units` of them work in
+    step and share the DRAM.  Each group has an equal part of the global buffer; addresses go round
+    the groups, so all but one part in `groups` of what an array is fed comes from another group.
     """
 
     name: str
@@ -73,11 +74,15 @@ class Machine:
     same program, on their parts of the mini-batch."""
     groups: int = 1
     units: int = 1
+    port_words: int = 0
+    """Words a cycle that a group's buffer gives to each of the two feeds, and takes from the drain,
+    of all its units together; 0 where every array has ports of its own."""
     modes: tuple[Mode, ...] = ()
     """Empty where the array has its one shape only; see `array_modes`."""
 
     def __post_init__(self) -> None:
         may_be_zero = {"vector_startup_cycles", "dram_latency_cycles", "barrier_cycles"}
+        may_be_zero.add("port_words")
         for field in fields(self):
             value = getattr(self, field.name)
             if isinstance(value, int | float) and not value > (
@@ -103,24 +108,57 @@ class Machine:
         facts = asdict(self)
         del facts["description"]
         facts["energy"] = [[row.action, row.pj] for row in self.energy]
-        plain = {"groups": 1, "units": 1, "modes": ()}  # as before there were any
+        plain = {"groups": 1, "units": 1, "port_words": 0, "modes": ()}  # as before there were any
         facts = {k: v for k, v in facts.items() if k not in plain or v != plain[k]}
         return hashlib.sha256(json.dumps(facts, sort_keys=True).encode()).hexdigest()[:16]
 
     @property
     def peak_macs_per_cycle(self) -> int:
-        """Multiply-accumulates the array can do in one cycle."""
-        return self.rows * self.cols
+        """Multiply-accumulates that all arrays can do in one cycle."""
+        return self.arrays * self.rows * self.cols
 
     @cached_property
     def mode_named(self) -> dict[str, Mode]:
-        """Modes by name; the whole array under the name ''."""
-        return {"": Mode("", self.rows, self.cols)} | {mode.name: mode for mode in self.modes}
+        """Modes by name, on several arrays also spread; the whole of one array has the name ''."""
+        found = {"": Mode("", self.rows, self.cols)} | {mode.name: mode for mode in self.modes}
+        if self.arrays > 1:
+            ways = [spread(m, s) for m in self.array_modes for s in splits(self.arrays)]
+            found |= {mode.name: mode for mode in ways if mode.dataflow != "pair"}
+        return found
 
     @property
     def arrays(self) -> int:
         """Arrays that work at the same time, each on its part of a GEMM."""
         return self.groups * self.units
+
+    def port_cycles(self, words: int) -> int:
+        """Cycles that the ports of all groups' buffers need for so many words."""
+        return -(-words // (self.groups * self.port_words)) if self.port_words else 0
+
+    def resized(self, **sizes: int | float) -> Machine:
+        """The machine with other numbers; where they are rows or cols, its modes grow along."""
+        rows, cols = int(sizes.get("rows", self.rows)), int(sizes.get("cols", self.cols))
+        modes = tuple(
+            replace(
+                m, rows=max(1, m.rows * rows // self.rows), cols=max(1, m.cols * cols // self.cols)
+            )
+            for m in self.modes
+        )
+        return replace(self, modes=modes, **sizes)
+
+    @cached_property
+    def as_one(self) -> Machine:
+        """One array that takes as long as all: the others' are sub-waves, or columns of its own.
+
+        Good enough to choose what goes into the buffer; no program runs on it.
+        """
+        if self.arrays == 1:
+            return self
+        ways = [s for s in splits(self.arrays) if s[2] == 1]
+        modes = [spread(m, s) for m in self.array_modes for s in ways if m.dataflow != "pair"]
+        wide = {"cols": self.cols * self.arrays, "acc_rows": self.acc_rows * self.arrays}
+        flat = tuple(replace(mode, split=(1, 1, 1)) for mode in modes)
+        return replace(self, groups=1, units=1, modes=flat, **wide)
 
     @property
     def array_modes(self) -> tuple[Mode, ...]:
@@ -148,6 +186,7 @@ _PLACES: dict[str, KeyPath] = {
     "acc_rows": ("array", "acc_rows"),
     "acc_slots": ("array", "acc_slots"),
     "gbuf_bytes": ("gbuf", "size_bytes"),
+    "port_words": ("gbuf", "port_words"),
     "lanes": ("vector", "lanes"),
     "vector_startup_cycles": ("vector", "startup_cycles"),
     "dram_bandwidth_gib_s": ("dram", "bandwidth_gib_s"),
@@ -318,11 +357,18 @@ def _size(count: int) -> str:
     return f"{count} bytes"
 
 
+def _shared(machine: Machine) -> str:
+    """How groups and their arrays share the global buffer."""
+    parts = "" if machine.groups == 1 else f" in {machine.groups} parts"
+    words = f", {machine.port_words} words a cycle to each feed" if machine.port_words else ""
+    return parts + words + (" of a group" if words and machine.groups > 1 else "")
+
+
 def describe(machine: Machine) -> str:
     """The machine in about twenty lines of text, each number with its unit."""
     m = machine
     weights = "double buffered weights" if m.weight_buffers == 2 else "one weight register"
-    peak = 2 * m.cores * m.arrays * m.rows * m.cols * m.clock_ghz / 1000
+    peak = 2 * m.cores * m.peak_macs_per_cycle * m.clock_ghz / 1000
     cores = "" if m.cores == 1 else f", {m.cores} cores; what follows is of each"
     several = "" if m.arrays == 1 else f", {m.groups} groups of {m.units}"
     lines = [
@@ -333,7 +379,7 @@ def describe(machine: Machine) -> str:
         f"  lbuf_v      {m.lbuf_v_slots} slots of {m.rows} x {m.cols} words",
         f"  lbuf_h      {m.lbuf_h_slots} slots of {m.lbuf_h_rows} x {m.rows} words",
         f"  acc         {m.acc_slots} slots of {m.acc_rows} x {m.cols} words",
-        f"  gbuf        {_size(m.gbuf_bytes)}",
+        f"  gbuf        {_size(m.gbuf_bytes)}{_shared(m)}",
         f"  vector      {m.lanes} lanes, {m.vector_startup_cycles} cycles to start",
         f"  dram        {_size(m.dram_bytes)}, {m.dram_bandwidth_gib_s:g} GiB/s"
         f" = {float(m.bytes_per_cycle):.4g} bytes/cycle, latency {m.dram_latency_cycles} cycles",

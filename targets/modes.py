@@ -3,12 +3,15 @@
 FlexSA joins or separates four sub-cores; InterGrad lets a PE take turns with two GEMMs.  Both are
 data here: the shape of the logical arrays a mode forms, how many of them work at the same time,
 and what one load serves.  The moving rows of a wave are dealt out evenly to its sub-waves.
+
+Several arrays work in step: one instruction drives them all, each on its part.  How a wave is
+split over them is a mode, too (`spread`), named for instance `VSW_2x2x1`: two parts of M, two of N.
 """
 
 from __future__ import annotations
 
-from collections.abc import Iterable, Mapping
-from dataclasses import dataclass
+from collections.abc import Iterable, Iterator, Mapping
+from dataclasses import dataclass, replace
 from typing import Any
 
 from ccnn.targets.machine_yaml import MachineError
@@ -35,6 +38,8 @@ class Mode:
     stationary: str = "broadcast"
     """'broadcast': one loaded block serves all sub-waves; 'copies': it is loaded for each."""
     turns: int = 1
+    split: tuple[int, int, int] = (1, 1, 1)
+    """Parts of M, N and K, each on an array of its own; the sizes above are of all together."""
 
     @property
     def pace(self) -> int:
@@ -44,12 +49,45 @@ class Mode:
     @property
     def loads(self) -> int:
         """How often a stationary block is read from the buffer for one wave."""
-        return self.sub_waves if self.stationary == "copies" else 1
+        return self.sub_waves if self.stationary == "copies" else self.split[0]
+
+    @property
+    def copies(self) -> int:
+        """Logical arrays that hold the stationary block, and drain a row at the same time."""
+        m, _, k = self.split
+        return self.sub_waves // k * m if self.dataflow == "os" else self.sub_waves
 
     @property
     def pes(self) -> int:
         """PEs that work in this mode."""
         return self.rows * self.cols * self.sub_waves
+
+
+def spread_name(mode: str, split: tuple[int, int, int]) -> str:
+    """What a mode is called on several arrays."""
+    return f"{mode}_{'x'.join(map(str, split))}"
+
+
+def spread(mode: Mode, split: tuple[int, int, int]) -> Mode:
+    """The mode of one array as that of several, which share out M, N and K of each wave."""
+    m, n, k = split
+    down, streams = (m, k) if mode.dataflow == "os" else (k, m)
+    return replace(
+        mode,
+        name=spread_name(mode.name, split),
+        rows=mode.rows * down,
+        cols=mode.cols * n,
+        sub_waves=mode.sub_waves * streams,
+        split=split,
+    )
+
+
+def splits(count: int) -> Iterator[tuple[int, int, int]]:
+    """Ways to split M, N and K into `count` parts; those of M first, then of K."""
+    divisors = [d for d in range(count, 0, -1) if count % d == 0]
+    for m in divisors:
+        for k in (d for d in divisors if count % (m * d) == 0):
+            yield m, count // (m * k), k
 
 
 def read_modes(section: Mapping[str, Mapping[str, Any]]) -> tuple[Mode, ...]:

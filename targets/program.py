@@ -26,7 +26,8 @@ columns of one slot, always from row 0, column 0.
 
 An instruction of the array's engines may name a mode of the machine (`ExecGEMM.VSW` in text): the
 shape the array takes, and how many sub-waves share the rows.  Values do not depend on it, sizes
-and time do; without one the whole array is meant.
+and time do; without one the whole array is meant.  Several arrays work in step, each on its part
+of what one instruction says; the mode's name ends in how M, N and K are split (`VSW_2x2x1`).
 """
 
 from __future__ import annotations

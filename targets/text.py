@@ -40,7 +40,7 @@ from ccnn.targets.text_parser import DEEPEST, VERSION, parse_program
 __all__ = ["ProgramError", "instruction_text", "parse_program", "print_program"]
 
 _PLAIN = re.compile(r"[A-Za-z_][\w./:-]*", re.ASCII)
-_MODE = re.compile(r"[A-Za-z][A-Za-z0-9_-]{0,15}")
+_MODE = re.compile(r"[A-Za-z][A-Za-z0-9_-]{0,31}")
 _VARIABLE = re.compile(r"[A-Za-z_]\w*", re.ASCII)
 
 

@@ -59,7 +59,7 @@ _HEADER = ("program", "machine", "dtype", "accum", "dram")
 DEEPEST = 64
 """Loops inside each other that are accepted."""
 
-_MODE = re.compile(r"[A-Za-z][A-Za-z0-9_-]{0,15}")
+_MODE = re.compile(r"[A-Za-z][A-Za-z0-9_-]{0,31}")
 _WORDS = re.compile(r'(?:"(?:[^"\\]|\\.)*"|[^\s"])+')
 
 

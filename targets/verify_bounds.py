@@ -209,10 +209,10 @@ def capacity(program: Program, machine: Machine) -> Iterator[Finding]:
     """
     m = machine
     limits = {
-        "lbuf_v": (m.lbuf_v_slots, m.rows * m.cols),
-        "lbuf_h": (m.lbuf_h_slots, m.lbuf_h_rows * m.rows),
-        "pe": (m.weight_buffers, m.rows * m.cols),
-        "acc": (m.acc_slots, m.acc_rows * m.cols),
+        "lbuf_v": (m.lbuf_v_slots, m.arrays * m.rows * m.cols),
+        "lbuf_h": (m.lbuf_h_slots, m.arrays * m.lbuf_h_rows * m.rows),
+        "pe": (m.weight_buffers, m.arrays * m.rows * m.cols),
+        "acc": (m.acc_slots, m.arrays * m.acc_rows * m.cols),
     }
     for kernel in program.kernels:
         for space, (slots, size) in limits.items():
@@ -338,7 +338,8 @@ def _sums(
     if not isinstance(i, Exec | Drain):
         return None
     held = i.m if isinstance(i, Exec) else i.dst.row_count
-    rows = buffers[i.acc.buffer].size // machine.cols
+    down = machine.mode_named[i.mode].split[0]
+    rows = buffers[i.acc.buffer].size // (machine.arrays * machine.cols) * down
     if most(held, trips) > rows:
         return f"m reaches {most(held, trips)}; a slot of '{i.acc.buffer}' has {rows} rows"
     return None
@@ -361,23 +362,26 @@ def _array_size(i: Instruction, machine: Machine, trips: Trips) -> str | None:
     flows, wrong = _NEEDS.get(type(i), ((mode.dataflow,), ""))
     if mode.dataflow not in flows:
         return f"mode '{i.mode}' is {wrong}"
-    held = mode.rows if mode.dataflow == "ws" else m.rows
+    down, _, deep = mode.split
+    flowing = deep if mode.dataflow == "os" else down
+    held = mode.rows if mode.dataflow == "ws" else m.rows * deep
     sizes: list[tuple[str, Extent, int]] = []
     match i:
         case LoadV():
             sizes = [("k", i.src.row_count, held), ("n", i.src.col_count, mode.cols)]
         case LoadH():
-            sizes = [("m", i.src.row_count, m.lbuf_h_rows), ("k", i.src.col_count, mode.rows)]
+            sizes = [("m", i.src.row_count, m.lbuf_h_rows * flowing)]
+            sizes.append(("k", i.src.col_count, mode.rows))
         case Shift():
             sizes = [("k", i.k, mode.rows), ("n", i.n, mode.cols)]
         case ExecOS():
-            rows, deep = min(m.acc_rows, mode.rows), min(m.rows, m.lbuf_h_rows)
-            sizes = [("m", i.m, rows), ("k", i.k, deep), ("n", i.n, mode.cols)]
+            rows, steps = min(m.acc_rows * down, mode.rows), min(m.rows, m.lbuf_h_rows) * deep
+            sizes = [("m", i.m, rows), ("k", i.k, steps), ("n", i.n, mode.cols)]
         case Exec():
-            rows = min(m.acc_rows, m.lbuf_h_rows)
+            rows = min(m.acc_rows, m.lbuf_h_rows) * down
             sizes = [("m", i.m, rows), ("k", i.k, mode.rows), ("n", i.n, mode.cols)]
         case Drain():
-            sizes = [("m", i.dst.row_count, m.acc_rows), ("n", i.dst.col_count, mode.cols)]
+            sizes = [("m", i.dst.row_count, m.acc_rows * down), ("n", i.dst.col_count, mode.cols)]
     for name, extent, limit in sizes:
         if most(extent, trips) > limit:
             return f"{name} reaches {most(extent, trips)}; {m.name} takes {limit}"

@@ -1,12 +1,15 @@
-"""Rule about the modes of an array: a wave meets its operands in the form they were brought in."""
+"""Rules about modes: a wave meets its operands in the form they were brought in, and sums stay in
+the array that made them until they are drained."""
 
 from __future__ import annotations
 
-from collections.abc import Iterator
+from collections.abc import Iterator, Mapping
 from dataclasses import dataclass, field
 
 from ccnn.targets.machine import Machine
+from ccnn.targets.modes import Mode
 from ccnn.targets.program import (
+    Drain,
     Exec,
     Instruction,
     Item,
@@ -79,3 +82,55 @@ def _reads(block: _Block, reads: list[tuple[Slot, Instruction]]) -> None:
             block.wrong.append(
                 (item, f"'{slot.buffer}' was filled in mode {was}, not {item.mode or 'none'}")
             )
+
+
+_Sums = dict[str, tuple[Exec | Drain, Exec | Drain]]
+"""Accumulators: the first and the last instruction of a stretch of code that uses them."""
+
+
+def sums(program: Program, machine: Machine) -> Iterator[Finding]:
+    """What several arrays accumulate is split over them in one way, from the first wave to the
+    drain: sums do not move from one array to another."""
+    if machine.arrays == 1:
+        return
+    for kernel in program.kernels:
+        seen = set()
+        for item, problem in _uses(kernel.body, machine.mode_named)[1]:
+            if id(item) not in seen:
+                seen.add(id(item))
+                yield about("sums", kernel, item, problem)
+
+
+def _uses(
+    body: tuple[Item, ...], modes: Mapping[str, Mode]
+) -> tuple[_Sums, list[tuple[Instruction, str]]]:
+    """First and last uses of accumulators in a body, and what is wrong between two neighbours."""
+    ends: _Sums = {}
+    wrong: list[tuple[Instruction, str]] = []
+    for item in body:
+        if isinstance(item, Exec | Drain):
+            inner: _Sums = {item.acc.buffer: (item, item)}
+        elif isinstance(item, Loop):
+            inner, found = _uses(item.body, modes)
+            wrong += found
+            if item.trip > 1:
+                wrong += [p for first, last in inner.values() if (p := _moves(last, first, modes))]
+        else:
+            continue
+        for name, (first, last) in inner.items():
+            if name in ends and (problem := _moves(ends[name][1], first, modes)):
+                wrong.append(problem)
+            ends[name] = (ends[name][0] if name in ends else first, last)
+    return ends, wrong
+
+
+def _moves(
+    before: Exec | Drain, after: Exec | Drain, modes: Mapping[str, Mode]
+) -> tuple[Instruction, str] | None:
+    """Two uses that follow each other: only a wave after a drain may be split differently."""
+    if isinstance(before, Drain) and isinstance(after, Exec):
+        return None
+    was, now = (modes[i.mode].split if i.mode in modes else None for i in (before, after))
+    if None in (was, now) or was == now:
+        return None
+    return after, f"sums of '{after.acc.buffer}' lie split {was} over the arrays, not {now}"

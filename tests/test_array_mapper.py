@@ -142,7 +142,7 @@ CHARGED = {
     "little memory": replace(TINY, modes=FLEX, gbuf_bytes=160),
     "slow memory": replace(TINY, modes=ODD, gbuf_bytes=600, dram_bandwidth_gib_s=0.5),
     "two groups, two units": replace(
-        TINY, modes=FLEX, groups=2, units=2, lanes=2, gbuf_bytes=300, dram_bandwidth_gib_s=2
+        TINY, modes=FLEX, groups=2, units=2, lanes=2, gbuf_bytes=600, dram_bandwidth_gib_s=2
     ),
     "one register, short waves": replace(
         TINY, weight_buffers=1, acc_rows=5, lbuf_h_rows=4, gbuf_bytes=400, dram_bandwidth_gib_s=1
@@ -153,13 +153,13 @@ CHARGED = {
 def least_dram(sizes, groups, machine: Machine) -> int | None:
     """Bytes over all tilings of a group's part into x by y tiles of results; None if none fits."""
     m, n, k = (ceil(s / g) for s, g in zip(sizes, groups, strict=True))
-    slices = 2 * 2 * min(k, machine.rows)
+    slices, room = 2 * 2 * min(k, machine.rows), machine.gbuf_bytes // machine.groups
     fits = []
-    if min(m, n) * (2 * k + 4) + slices <= machine.gbuf_bytes:
+    if min(m, n) * (2 * k + 4) + slices <= room:
         fits.append((1, 1))
     for x, y in pairs(range(1, m + 1), range(1, n + 1)):
         rows, cols = ceil(m / x), ceil(n / y)
-        if 4 * rows * cols + (rows + cols) * slices <= machine.gbuf_bytes:
+        if 4 * rows * cols + (rows + cols) * slices <= room:
             fits.append((x, y))
     m, n, k = sizes
     over_m, over_n, _ = groups

@@ -19,7 +19,7 @@ def test_shipped_machine_loads_under_its_own_name(name: str):
     machine = load_machine(name)
     assert machine.name == name
     assert all(row.source for row in machine.energy)
-    assert machine.rows * machine.cols == machine.peak_macs_per_cycle
+    assert machine.arrays * machine.rows * machine.cols == machine.peak_macs_per_cycle
 
 
 def test_wavecore_reaches_half_of_the_chips_peak():

@@ -19,7 +19,7 @@ HEAD = "name: mine\ndescription: d\ninherits: tiny\narray:\n"
 def test_every_flexsa_machine_has_the_same_pes(name: str):
     machine = load_machine(name)
     assert machine.arrays * machine.rows * machine.cols == 16384
-    assert machine.groups * machine.gbuf_bytes == 10 * 2**20
+    assert machine.gbuf_bytes == 10 * 2**20
 
 
 @pytest.mark.parametrize("name", ["flexsa-1g1f", "flexsa-4g1f", "ccnn-flex"])
@@ -100,14 +100,12 @@ def test_description_lists_the_modes(golden):
     golden("targets/flexsa-4g1f.txt", describe(load_machine("flexsa-4g1f")))
 
 
-def test_compile_refuses_a_machine_of_several_arrays():
-    with pytest.raises(MachineError, match="has 4 arrays"):
-        compile_model("no-such.onnx", CompileOptions(target="flexsa-1g4c"))
-
-
-def test_simulate_refuses_a_machine_of_several_arrays(capsys, tmp_path):
-    program = tmp_path / "p.asm"
+def test_several_arrays_without_a_price_for_what_crosses_are_refused(capsys, tmp_path):
+    program, path = tmp_path / "p.asm", tmp_path / "two.yaml"
+    path.write_text("name: two\ndescription: d\ninherits: tiny\narray:\n  units: 2\n")
+    with pytest.raises(MachineError, match="has 2 arrays"):
+        compile_model("no-such.onnx", CompileOptions(target=str(path)))
     program.write_text("program p\nmachine tiny\ndtype f32\naccum f32\ndram 0\n", encoding="utf-8")
-    assert cli.run(["simulate", str(program), "--target", "tiny"]) == 0
-    assert cli.run(["simulate", str(program), "--target", "flexsa-4g1f"]) == ExitCode.MACHINE
-    assert "has 4 arrays" in capsys.readouterr().err
+    assert cli.run(["simulate", str(program), "--target", "flexsa-4g1f"]) == 0
+    assert cli.run(["simulate", str(program), "--target", str(path)]) == ExitCode.MACHINE
+    assert "add energy.link_byte" in capsys.readouterr().err

@@ -25,6 +25,7 @@ FURTHER = [
     if p.parent.name + "/" + p.name not in SHIPPED_NAMES
 ]
 FLEXIBLE = ("ccnn-flex", "flexsa-1g1f", "intergrad-32")
+SEVERAL = ("flexsa-1g4c", "flexsa-4g4c", "flexsa-4g1f")
 SMALLEST = ("lenet5", "mobilenetv1", "squeezenet")
 ULP = 2.0**-23
 
@@ -96,6 +97,13 @@ def test_flexible_arrays(path: Path, target: str) -> None:
     check_float64(path, target, interleave="tile")
 
 
+@pytest.mark.slow
+@pytest.mark.parametrize("target", SEVERAL)
+@pytest.mark.parametrize("path", [p for p in SHIPPED if p.name == "model.onnx"], ids=name_of)
+def test_several_arrays(path: Path, target: str) -> None:
+    check_float64(path, target, interleave="tile")
+
+
 @pytest.mark.skipif(not FURTHER, reason=f"no model corpus at {CORPUS}; set CCNN_CORPUS")
 class TestCorpus:
     """The same over the rest of the corpus."""
@@ -117,4 +125,10 @@ class TestCorpus:
     @pytest.mark.parametrize("target", FLEXIBLE)
     @pytest.mark.parametrize("path", [p for p in FURTHER if p.name == "model.onnx"], ids=name_of)
     def test_flexible_arrays(self, path: Path, target: str) -> None:
+        check_float64(path, target, interleave="tile")
+
+    @pytest.mark.slow
+    @pytest.mark.parametrize("target", SEVERAL)
+    @pytest.mark.parametrize("path", [p for p in FURTHER if p.name == "model.onnx"], ids=name_of)
+    def test_several_arrays(self, path: Path, target: str) -> None:
         check_float64(path, target, interleave="tile")

@@ -7,17 +7,20 @@ as WaveCore does it, `acc_rows` x `cols` results in steps of `rows`, and where i
 each step runs in the one with most sub-waves that holds its block (FlexSA's rule).
 
 Output-stationary: a block of results is held, and both operands stream through in steps.
+
+Several arrays work in step: a cut says what each of them does, and an instruction is as many times
+longer, wider or deeper as M, N and K are split; what does not divide is missing from the last.
 """
 
 from __future__ import annotations
 
 from collections.abc import Iterator, Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 
 from ccnn.compiler.codegen.emit import CodegenError, KernelWriter, Region, Ticket, merge, slot
 from ccnn.compiler.cut import FLOWS, Cut, Flow, Run, Triple, triple_text
 from ccnn.targets.machine import Machine
-from ccnn.targets.modes import best_mode
+from ccnn.targets.modes import best_mode, spread_name
 from ccnn.targets.program import (
     ZERO,
     Affine,
@@ -61,19 +64,33 @@ def declare_array(
 ) -> None:
     """The local buffers, weight registers and accumulators a GEMM kernel uses; waves that go in
     `pieces` share out the accumulators' rows over as many slots more."""
-    v, h = machine.rows * machine.cols, machine.lbuf_h_rows * machine.rows
+    v, h = machine.rows * machine.cols * machine.arrays, machine.lbuf_h_rows * machine.rows
+    h *= machine.arrays
     kw.pipe("v", "lbuf_v", dtype, v, machine.lbuf_v_slots)
     kw.pipe("h", "lbuf_h", dtype, h, machine.lbuf_h_slots)
     kw.pipe("pe", "pe", dtype, v, machine.weight_buffers)
-    rows = machine.acc_rows // pieces
+    rows = machine.acc_rows // pieces * machine.arrays
     kw.pipe("acc", "acc", accum, rows * machine.cols, machine.acc_slots * pieces)
 
 
+Sizes = Sequence[tuple[int, int]]
+"""(size, count) one behind the other."""
 Piece = tuple[Affine, Extent, Affine]
 """Where a stretch starts, how long it is, and what is above 0 for all but the first."""
 
 
-def _along(kw: KernelWriter, pieces: Sequence[tuple[int, int]]) -> Iterator[Piece]:
+def _over_arrays(sizes: Sizes, parts: int, total: int) -> list[tuple[int, int, int]]:
+    """Each size on every one of several arrays in step, how often, and its place in `sizes`; the
+    last is short of what is too much."""
+    spread = [(size * parts, count, i) for i, (size, count) in enumerate(sizes)]
+    over = sum(size * count for size, count, _ in spread) - total
+    if not over:
+        return spread
+    size, count, i = spread.pop()
+    return [*spread, *([(size, count - 1, i)] if count > 1 else []), (size - over, 1, i)]
+
+
+def _along(kw: KernelWriter, pieces: Sizes) -> Iterator[Piece]:
     """Loops over (size, count) one behind the other."""
     base = 0
     for size, count in pieces:
@@ -109,6 +126,8 @@ class Wanted:
     bias: Block | None = None
     pieces: int = 1
     """As in `compiler.mapping.Tiling`."""
+    split: Triple = (1, 1, 1)
+    """Parts of M, N and K that arrays work on in step."""
 
     @property
     def transposed(self) -> Wanted:
@@ -117,7 +136,9 @@ class Wanted:
             raise CodegenError("a bias goes with columns of the result; let b stay in the array")
         m, n, k = self.shape
         blocks = self.stationary.transposed, self.moving.transposed, self.result.transposed
-        return Wanted(*blocks, (n, m, k), self.accumulate, None, self.pieces)
+        by_m, by_n, by_k = self.split
+        split = by_n, by_m, by_k
+        return Wanted(*blocks, (n, m, k), self.accumulate, None, self.pieces, split)
 
 
 def exchanges(flow: Flow) -> bool:
@@ -132,11 +153,13 @@ def write_waves(
     """Write a product; the caller holds tokens for all operands: feed_h reads moving, feed_v reads
     stationary (or the other way round, see `exchanges`), drain writes result and reads bias.
     """
-    if cut is None and (flow != FLOWS[0].name or wanted.pieces > 1):
+    if cut is None and (flow != FLOWS[0].name or wanted.pieces > 1 or machine.arrays > 1):
         raise CodegenError(
             f"'{kw.name}': the mapping has no cut for {triple_text(wanted.shape)} with flow "
             f"'{flow}' in {wanted.pieces} pieces; add one, or leave flow and pieces out"
         )
+    if cut is not None:
+        wanted = replace(wanted, split=cut.split)
     if cut is not None and exchanges(cut.flow):
         wanted = wanted.transposed
     if cut is not None and cut.flow.dataflow == "os":
@@ -147,17 +170,21 @@ def write_waves(
 
 def _write_stationary(kw: KernelWriter, machine: Machine, wanted: Wanted, cut: Cut | None) -> None:
     """Weight-stationary waves; a wave's pieces go one after the other past each block held."""
-    m_total, n_total, k_total = wanted.shape
+    m_total = wanted.shape[0]
     h, pe, acc = (kw.pipes[name] for name in ("h", "pe", "acc"))
     node, mode = kw.node, ""
-    waves = _along(kw, cut.waves) if cut else _even(kw, m_total, machine.acc_rows)
+    by_m = wanted.split[0]
+    most = machine.acc_rows // wanted.pieces * by_m
+    waves = _even(kw, m_total, machine.acc_rows)
+    if cut:
+        waves = _along(kw, [w[:2] for w in _over_arrays(cut.waves, by_m, m_total)])
     for m0, m, _ in waves:
-        pieces = _pieces(m0, m, machine.acc_rows // wanted.pieces) if cut else [(m0, m)]
-        for n0, n, runs in _strips(kw, machine, n_total, cut):
+        pieces = _pieces(m0, m, most) if cut else [(m0, m)]
+        for n0, n, runs in _strips(kw, machine, wanted, cut):
             # past a single block, a piece is drained while the next one streams
             at_once = sum(run.count for run in runs) == 1
             held = [kw.fill(acc, "array") for _ in pieces[: 1 if at_once else None]]
-            for k0, k, down, mode in _blocks(kw, machine, (k_total, n.size), runs):
+            for k0, k, down, mode in _blocks(kw, machine, wanted, 2, (n.size, runs)):
                 tv = _load_block(kw, wanted, (k0, k), (n0, n), mode)
                 tp: Ticket | None = None
                 for i, rows in enumerate(pieces):
@@ -219,12 +246,12 @@ def _shift_in(kw: KernelWriter, tv: Ticket, k: Extent, n: Extent, mode: str) -> 
 
 def _write_results_stay(kw: KernelWriter, machine: Machine, wanted: Wanted, cut: Cut) -> None:
     """Output-stationary: both operands stream past each block of results in steps."""
-    m_total, n_total, k_total = wanted.shape
     v, h, acc = (kw.pipes[name] for name in ("v", "h", "acc"))
-    node, steps = kw.node, _edges(k_total, min(machine.rows, machine.lbuf_h_rows))
+    depth = min(machine.rows, machine.lbuf_h_rows) * wanted.split[2]
+    node, steps = kw.node, _edges(wanted.shape[2], depth)
     passing = wanted.moving.transposed
-    for n0, n, runs in _strips(kw, machine, n_total, cut):
-        for m0, m, _, mode in _blocks(kw, machine, (m_total, n.size), runs):
+    for n0, n, runs in _strips(kw, machine, wanted, cut):
+        for m0, m, _, mode in _blocks(kw, machine, wanted, 0, (n.size, runs)):
             sums = kw.fill(acc, "array")
             for k0, k, later in _along(kw, steps):
                 tv = kw.fill(v, "feed_v")
@@ -259,38 +286,46 @@ def _drain(
 
 
 def _strips(
-    kw: KernelWriter, machine: Machine, total: int, cut: Cut | None
+    kw: KernelWriter, machine: Machine, wanted: Wanted, cut: Cut | None
 ) -> Iterator[tuple[Affine, Extent, tuple[Run, ...]]]:
     """Where each strip of the width is, and how its depth is cut (empty: by the rule)."""
+    total, parts = wanted.shape[1], wanted.split[1]
     if cut is None:
         # in modes what is left at the end stands in code of its own: its mode may be another
         by_rule = _along(kw, _edges(total, machine.cols))
         for start, size, _ in by_rule if machine.modes else _even(kw, total, machine.cols):
             yield start, size, ()
         return
+    sizes = _over_arrays([(s.width, s.count) for s in cut.strips], parts, total)
     base = 0
-    for strip in cut.strips:
-        with kw.loop(strip.count) as index:
-            yield index * strip.width + base, Extent(strip.width), strip.runs
-        base += strip.width * strip.count
+    for width, count, which in sizes:
+        with kw.loop(count) as index:
+            yield index * width + base, Extent(width), cut.strips[which].runs
+        base += width * count
 
 
 def _blocks(
-    kw: KernelWriter, machine: Machine, sizes: tuple[int, int], runs: tuple[Run, ...]
+    kw: KernelWriter, machine: Machine, wanted: Wanted, axis: int, strip: tuple[int, Sequence[Run]]
 ) -> Iterator[tuple[Affine, Extent, Affine, str]]:
-    """Where each block of a strip's depth is, what is above 0 for all but the first, its mode."""
-    total, width = sizes
+    """Where each block of a strip's depth is, what is above 0 for all but the first, its mode.
+
+    The depth is that of an `axis` of M, N, K; of the `strip`, width and blocks are known.
+    """
+    total, (width, runs) = wanted.shape[axis], strip
     if not runs and not machine.modes:
         yield from ((*piece, "") for piece in _even(kw, total, machine.rows))
         return
     if not runs:
-        runs = tuple(
+        runs = [
             Run(best_mode(machine.modes, depth, width).name, depth, count)
             for depth, count in _edges(total, machine.rows)
-        )
+        ]
+    sizes = _over_arrays([(r.depth, r.count) for r in runs], wanted.split[axis], total)
     base = 0
-    for run in runs:
-        with kw.loop(run.count) as index:
-            mode = run.mode if machine.modes else ""
-            yield index * run.depth + base, Extent(run.depth), index + int(base > 0), mode
-        base += run.depth * run.count
+    for depth, count, which in sizes:
+        mode = runs[which].mode if machine.modes else ""
+        if machine.arrays > 1:
+            mode = spread_name(runs[which].mode, wanted.split)
+        with kw.loop(count) as index:
+            yield index * depth + base, Extent(depth), index + int(base > 0), mode
+        base += depth * count

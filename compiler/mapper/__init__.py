@@ -13,7 +13,7 @@ from ccnn.compiler.codegen.group import group_scope, tiling_key
 from ccnn.compiler.codegen.plan import GroupPlan
 from ccnn.compiler.codegen.scope import Scope
 from ccnn.compiler.cut import FLOWS, Cut, Flow, Triple, flow_named
-from ccnn.compiler.mapper.cuts import choose_cuts, tile_products, usable_flows
+from ccnn.compiler.mapper.cuts import choose_cuts, cuts_by_rule, tile_products, usable_flows
 from ccnn.compiler.mapper.pinned import check_pinned, pinned_tiling
 from ccnn.compiler.mapper.rule import choose_tiling
 from ccnn.compiler.mapping import GroupDoesNotFit, Mapping, MappingError, Tiling, parse_mapping
@@ -108,10 +108,9 @@ class _Search:
     def cut(self, gemm: Gemm, tiling: Tiling, machine: Machine, flows: Sequence[Flow]) -> Tiling:
         """The tiling with the best of the flows."""
         if not self.exact and tiling.flow == FLOWS[0].name:
-            wanted = {
-                s: self.pinned.cuts.get((s, tiling.flow)) for s in tile_products(gemm, tiling)
-            }
-            self.cuts |= {(s, tiling.flow): cut for s, cut in wanted.items() if cut}
+            keys = [(sizes, tiling.flow) for sizes in tile_products(gemm, tiling)]
+            by_hand = {key: self.pinned.cuts[key] for key in keys if key in self.pinned.cuts}
+            self.cuts |= {**cuts_by_rule(gemm, tiling, machine), **by_hand}
             return tiling
         return choose_cuts(gemm, tiling, machine, self.cuts, flows, self.pinned.cuts)
 

@@ -11,7 +11,6 @@ charges the same for ShiftV and ExecGEMM).
 
 from __future__ import annotations
 
-from collections.abc import Iterator
 from dataclasses import dataclass, replace
 from fractions import Fraction
 
@@ -158,14 +157,6 @@ def flows(machine: Machine) -> tuple[Flow, ...]:
 def modes_of(machine: Machine, flow: Flow) -> tuple[Mode, ...]:
     """The modes of a flow."""
     return tuple(m for m in machine.array_modes if m.dataflow == flow.dataflow)
-
-
-def triples(count: int) -> Iterator[Triple]:
-    """Ways to split M, N and K into `count` parts; those of M first, then of K."""
-    divisors = [d for d in range(1, count + 1) if count % d == 0]
-    for m in reversed(divisors):
-        for k in (d for d in reversed(divisors) if count % (m * d) == 0):
-            yield m, count // (m * k), k
 
 
 def with_bound(mapping: ArrayMapping, bound: int) -> ArrayMapping:

@@ -41,7 +41,7 @@ def price_cut(
     adds = m * n * (partial - 1)
     floor = floor_cycles(product, machine)
     return ArrayMapping(
-        product, machine.name, mapper, machine.arrays * machine.peak_macs_per_cycle, cut,
+        product, machine.name, mapper, machine.peak_macs_per_cycle, cut,
         array,
         fill_cycles(cut.flow, cut.part, machine) if rules.fill_drain else 0,
         0 if rules.ideal_memory else -(-adds // machine.lanes),
@@ -58,30 +58,34 @@ def fill_cycles(flow: Flow, part: tuple[int, int, int], machine: Machine) -> int
 
 
 def piped_cycles(cut: Cut, machine: Machine, pieces: int = 1) -> int:
-    """Cycles that the array takes when accumulator slots are waited for as well.
+    """Cycles that the array takes when accumulator slots and shared ports are waited for as well.
 
     A block of results is done after its waves, their skew and the drain, and as many blocks are
     under way as there are slots: each takes max(waves, drain, (waves + skew + drain) / slots).
     Where a wave goes past a single block in `pieces`, each holds a slot only for its own rows.
+    Parts of K drain one after another.
     """
     modes = {mode.name: mode for mode in machine.array_modes}
-    total = 0
+    stays, by_k, total = cut.flow.dataflow == "os", cut.split[2], 0
     for strip in cut.strips:
         for rows, count in cut.waves:
-            steps = [(modes[r.mode], r) for r in strip.runs]
-            streams = [-(-rows // mode.sub_waves) * mode.turns for mode, _ in steps]
-            if cut.flow.dataflow == "os":
-                blocks = [
-                    (s, r.depth, r.depth, r.count) for s, (_, r) in zip(streams, steps, strict=True)
-                ]
-            else:
-                wave = sum(
-                    r.count * max(s, r.depth) for s, (_, r) in zip(streams, steps, strict=True)
-                )
-                blocks = [(wave, -(-rows // steps[-1][0].sub_waves), steps[-1][1].depth, 1)]
+            waves, drains = [], []
+            for run in strip.runs:
+                mode = modes[run.mode]
+                stream = -(-rows // mode.sub_waves) * mode.turns
+                held = (rows if stays else run.depth * mode.loads) * strip.width
+                fed = machine.arrays * max(held, rows * run.depth)
+                shift = 0 if stays else run.depth
+                waves.append((max(stream, shift, machine.port_cycles(fed)), run))
+                out = run.depth if stays else -(-rows // mode.sub_waves)
+                sums = machine.arrays * (run.depth if stays else rows) * strip.width
+                drains.append(max(out * by_k, machine.port_cycles(sums)))
+            blocks = [(w, d, r.depth, r.count) for (w, r), d in zip(waves, drains, strict=True)]
+            if not stays:
+                blocks = [(sum(r.count * w for w, r in waves), *blocks[-1][1:3], 1)]
             for wave, drain, depth, many in blocks:
                 skew = depth + strip.width - 2
-                parts = pieces if cut.flow.dataflow == "ws" and strip.blocks == 1 else 1
+                parts = pieces if not stays and strip.blocks == 1 else 1
                 chain = -(-((wave + drain) // parts + skew) // machine.acc_slots)
                 total += strip.count * count * many * max(wave, drain, chain)
     return total
@@ -121,8 +125,7 @@ def floor_cycles(product: Product, machine: Machine) -> int:
         across = max(mode.cols for mode in modes) * machine.arrays
         down = max(mode.rows * mode.sub_waves for mode in modes) * machine.arrays
         by_flow.append(max(-(-depth * width // across), -(-length * depth // down)))
-    pes = machine.arrays * machine.peak_macs_per_cycle
-    return max(-(-product.macs // pes), min(by_flow))
+    return max(-(-product.macs // machine.peak_macs_per_cycle), min(by_flow))
 
 
 @lru_cache(maxsize=65536)
@@ -131,7 +134,7 @@ def dram_bytes(
 ) -> int:
     """DRAM bytes of the whole GEMM under the module's rule; MappingError when no tile fits."""
     m, n, k = (-(-size // split) for size, split in zip(sizes, groups, strict=True))
-    word, room = rules.word_bytes, machine.gbuf_bytes
+    word, room = rules.word_bytes, machine.gbuf_bytes // machine.groups
     slice_bytes = 2 * min(k, machine.rows) * word
     again = _fewest_passes(m, n, k, room, word, rules.sum_bytes, slice_bytes)
     if again is None:

@@ -21,7 +21,7 @@ a gradient of weights is meant.
 
 from __future__ import annotations
 
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator
 from functools import lru_cache
 from itertools import product as pairs
 from math import lcm
@@ -34,16 +34,16 @@ from ccnn.compiler.mapper.array import (
     block_cycles,
     flows,
     modes_of,
-    triples,
     wave_rows,
     with_bound,
 )
 from ccnn.compiler.mapper.array_cost import fill_cycles, floor_cycles, price_cut
 from ccnn.compiler.mapper.array_cover import Kind, cover
 from ccnn.targets.machine import Machine
-from ccnn.targets.modes import Mode, best_mode
+from ccnn.targets.modes import Mode, best_mode, splits
 
 ONE: Triple = (1, 1, 1)
+Rank = Callable[[ArrayMapping], tuple[int, ...]]
 
 
 def map_product(
@@ -53,17 +53,19 @@ def map_product(
     mapper: str = "exact",
     split: str | None = None,
     flow: Flow | None = None,
+    rank: Rank | None = None,
 ) -> ArrayMapping:
     """The mapping of a GEMM onto a machine's arrays; the exact one with this flow only, if given.
 
-    `split` keeps the heuristic to splitting 'm' or 'k' over the arrays; it takes the better of
-    the two when left open.  Raises MappingError for a GEMM that no mapping fits.
+    `rank` chooses between the best mappings of each opening, by something no less than cycles
+    first.  `split` keeps the heuristic to splitting 'm' or 'k' over the arrays; it takes the better
+    of the two when left open.  Raises MappingError for a GEMM that no mapping fits.
     """
     rules = rules or Rules()
     by_rule = _heuristic(product, machine, rules, split)
     if mapper == "heuristic":
         return by_rule
-    best, bound = _exact(product, machine, rules, by_rule, flow)
+    best, bound = _exact(product, machine, rules, by_rule, flow, rank or _rank)
     return with_bound(best, bound)
 
 
@@ -71,7 +73,12 @@ def map_product(
 
 
 def _exact(
-    product: Product, machine: Machine, rules: Rules, known: ArrayMapping, only: Flow | None = None
+    product: Product,
+    machine: Machine,
+    rules: Rules,
+    known: ArrayMapping,
+    only: Flow | None,
+    rank: Rank,
 ) -> tuple[ArrayMapping, int]:
     """The best mapping and a bound for all; `known` prunes, and is kept when nothing beats it."""
     best: ArrayMapping | None = None
@@ -81,7 +88,7 @@ def _exact(
             continue
         part = part_of(product.sizes, groups, units)
         rival = best if only else best or known  # the known one may have another flow
-        if rival and _least(part, flow, machine, rules) > rival.cycles:
+        if rival and _least(part, flow, machine, rules) > rank(rival)[0]:
             continue
         for waves in wave_lengths(machine, rules, flow, part):
             strips, cycles = _strips(machine, rules, flow, part, waves)
@@ -89,7 +96,7 @@ def _exact(
             found = price_cut(product, machine, rules, cut, "exact")
             at_least = found.cycles if cycles == cut.cycles else found.floor
             bound = at_least if bound is None else min(bound, at_least)
-            if best is None or _rank(found) < _rank(best):
+            if best is None or rank(found) < rank(best):
                 best = found
     if best is None or bound is None:
         return known, known.floor
@@ -97,20 +104,20 @@ def _exact(
     return best, min(bound, best.cycles)
 
 
-def _rank(mapping: ArrayMapping) -> tuple[int, int, int, int]:
+def _rank(mapping: ArrayMapping) -> tuple[int, ...]:
     return mapping.cycles, mapping.dram_bytes, mapping.array_cycles, mapping.buffer_bytes
 
 
 def _openings(machine: Machine, rules: Rules) -> Iterator[tuple[Flow, Triple, Triple]]:
-    over = (ONE,) if rules.balanced else tuple(triples(machine.groups))
-    within = (ONE,) if rules.balanced else tuple(triples(machine.units))
+    over = (ONE,) if rules.balanced else tuple(splits(machine.groups))
+    within = (ONE,) if rules.balanced else tuple(splits(machine.units))
     yield from pairs(flows(machine), over, within)
 
 
 def _least(part: Triple, flow: Flow, machine: Machine, rules: Rules) -> int:
     """Cycles that any cut of the part takes at least."""
-    arrays = machine.arrays if rules.balanced else 1
-    work = -(-part[0] * part[1] * part[2] // (machine.peak_macs_per_cycle * arrays))
+    pes = machine.peak_macs_per_cycle // (1 if rules.balanced else machine.arrays)
+    work = -(-part[0] * part[1] * part[2] // pes)
     return work + (fill_cycles(flow, part, machine) if rules.fill_drain else 0)
 
 

@@ -98,8 +98,22 @@ def choose_cuts(
 def cut_of(sizes: Triple, machine: Machine, rules: Rules, flow: Flow) -> ArrayMapping:
     """The best mapping of a product in one flow: the exact one, or the rule's where waiting for
     accumulators makes that one faster."""
-    exact = map_product(Product(*sizes), machine, rules, flow=flow)
+
+    def rank(mapping: ArrayMapping) -> tuple[int, ...]:
+        return piped_cycles(mapping.cut, machine), mapping.buffer_bytes
+
+    exact = map_product(Product(*sizes), machine, rules, flow=flow, rank=rank)
     by_rule = map_product(Product(*sizes), machine, rules, "heuristic")
-    if by_rule.cut.flow != flow:
-        return exact
-    return min(exact, by_rule, key=lambda m: (piped_cycles(m.cut, machine), m.buffer_bytes))
+    return min(exact, by_rule, key=rank) if by_rule.cut.flow == flow else exact
+
+
+def cuts_by_rule(gemm: Gemm, tiling: Tiling, machine: Machine) -> Cuts:
+    """FlexSA's cuts, M or K split over the arrays; of one array they need not be written down."""
+    if machine.arrays == 1:
+        return {}
+    rules = Rules(ideal_memory=True)
+    found = {
+        s: map_product(Product(*s), machine, rules, "heuristic")
+        for s in tile_products(gemm, tiling)
+    }
+    return {(sizes, tiling.flow): mapping.cut for sizes, mapping in found.items()}

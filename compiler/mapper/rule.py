@@ -138,6 +138,7 @@ def choose_tiling(gemm: Gemm, machine: Machine) -> Tiling:
     Where the grid's choice moves more than the tensors' own bytes, the exact search of solver.py
     says how far it is from the least, and whatever it finds is taken when it costs less.
     """
+    machine = machine.as_one
     tables, index = make_grid(gemm, machine)
     index, least = fitting(tables, machine, index)
     chosen = best_of(tables, machine, index)

@@ -4,7 +4,7 @@ The bounds hold for the direct algorithm (every multiply-accumulate of a convolu
 product done once, on the array) in the chosen precision, for whatever order, tiling and fusion.
 They are not claimed to be reachable.
 
-With M the multiply-accumulates, A = rows * cols of the array, R and W the bytes that must be read
+With M the multiply-accumulates, A the PEs of all arrays, R and W the bytes that must be read
 and written, and B the DRAM bytes per cycle:
 
     cycles >= max(ceil(M / A), ceil((R + W) / B))
@@ -52,8 +52,8 @@ class Precision:
 _TABLE = (
     (
         "cycles",
-        "max(ceil(macs / (rows * cols)), ceil((dram read + write bound) / bytes per cycle))",
-        "the array does at most rows * cols MACs a cycle, and DRAM has one channel",
+        "max(ceil(macs / PEs), ceil((dram read + write bound) / bytes per cycle))",
+        "a PE does at most one MAC a cycle, and DRAM has one channel",
     ),
     ("seconds", "cycles bound / (clock_ghz * 1e9)", "the clock is fixed"),
     (
@@ -88,7 +88,7 @@ _TABLE = (
     ),
     (
         "pe_utilisation",
-        "macs of the program / (cycles bound * rows * cols), 1 at most",
+        "macs of the program / (cycles bound * PEs), 1 at most",
         "with the fewest cycles the PEs are busiest",
     ),
     ("program_bytes", "0", "no useful floor is known; fetching the program is not modelled"),

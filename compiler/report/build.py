@@ -176,6 +176,7 @@ def machine_facts(machine: Machine) -> dict[str, Any]:
         "fingerprint": machine.fingerprint,
         "rows": machine.rows,
         "cols": machine.cols,
+        **({"arrays": machine.arrays} if machine.arrays > 1 else {}),
         "clock_ghz": machine.clock_ghz,
         "gbuf_bytes": machine.gbuf_bytes,
         "dram_bandwidth_gib_s": machine.dram_bandwidth_gib_s,
@@ -258,7 +259,7 @@ def _ops(group: Sequence[LayerTrace]) -> list[str]:
 
 def _figures(group: Sequence[LayerTrace], trace: Trace, machine: Machine) -> dict[str, Any]:
     cycles = sum(layer.cycles for layer in group)
-    capacity = cycles * machine.rows * machine.cols
+    capacity = cycles * machine.peak_macs_per_cycle
     totals = _sum([layer.counts for layer in group])
     busy: Counter[str] = Counter()
     for layer in group:

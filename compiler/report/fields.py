@@ -28,7 +28,7 @@ TOTALS = (
     Field("gbuf_bytes", "GBUF traffic", "bytes", "bytes read from plus written to the GBUF"),
     Field("lbuf_bytes", "LBUF traffic", "bytes", "bytes read and written, LBUF_V and LBUF_H"),
     Field("energy_pj", "energy", "pJ", "sum over actions of count * energy of the action"),
-    Field("pe_utilisation", "PE utilisation", "1", "macs / (cycles * rows * cols)"),
+    Field("pe_utilisation", "PE utilisation", "1", "macs / (cycles * PEs of all arrays)"),
     Field("program_bytes", "program", "bytes", "size of program.bin"),
 )
 

@@ -84,10 +84,15 @@ def _heading(console: Console, report: Mapping[str, Any]) -> None:
     _machine_line(console, machine)
 
 
+def _array(machine: Mapping[str, Any]) -> str:
+    size, count = f"{machine['rows']}x{machine['cols']}", machine.get("arrays", 1)
+    return f"{size} array" if count == 1 else f"{count} arrays of {size}"
+
+
 def _machine_line(console: Console, machine: Mapping[str, Any], before: str = "") -> None:
     console.print(
         Text(
-            f"{before}on {machine['name']}: {machine['rows']}x{machine['cols']} array at "
+            f"{before}on {machine['name']}: {_array(machine)} at "
             f"{machine['clock_ghz']:g} GHz, {quantity('gbuf_bytes', machine['gbuf_bytes'])} GBUF, "
             f"{machine['dram_bandwidth_gib_s']:g} GiB/s DRAM"
         )

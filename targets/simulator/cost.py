@@ -19,6 +19,12 @@ sub-wave has local buffers and accumulators of its own.  The stationary block is
 shifted from, each of them; it is read from the GBUF once where the mode broadcasts it.  Sums that
 waves of different modes add to are joined below the array at no cost.
 
+In a mode spread over several arrays each does its part of M, N and K at the same time.  What parts
+share is read from the GBUF once for each; feeds and drain take as long as a group's ports need for
+that, if longer (`Machine.port_words`).  Sums of parts of K drain one part after another, added on
+the way.  They cross between arrays, and of what is fed and drained the share of other groups'
+buffers crosses between groups: `link_byte`.
+
 Operands of the vector unit are read once where a stride of 0 repeats them.
 """
 
@@ -72,6 +78,7 @@ class Cost:
     gbuf_write: int = 0
     lbuf: int = 0
     acc: int = 0
+    link: int = 0
     tensor: str = ""
 
     def actions(self) -> dict[str, int]:
@@ -82,6 +89,7 @@ class Cost:
             "gbuf_byte": self.gbuf_read + self.gbuf_write,
             "lbuf_byte": self.lbuf,
             "acc_byte": self.acc,
+            "link_byte": self.link,
             "instruction": 1,
         }
         if self.macs:
@@ -150,32 +158,45 @@ def store_cost(f: Facts, i: Store, env: Env) -> Cost:
 def load_lbuf_cost(f: Facts, i: LoadV | LoadH, env: Env) -> Cost:
     """LdLBUF_V, LdLBUF_H: one row of the window a cycle; of moving rows one a sub-wave."""
     rows, mode = i.src.row_count.at(env), _mode(f, i)
+    _, across, deep = mode.split
     words = rows * i.src.col_count.at(env)
-    read, written = words * f.width(i.src.buffer), words * f.width(i.dst.buffer)
-    if isinstance(i, LoadV):
-        return Cost(rows, 0, gbuf_read=read * mode.loads, lbuf=written * mode.sub_waves)
-    return Cost(-(-rows // mode.sub_waves), 0, gbuf_read=read, lbuf=written)
+    taken, copies = (mode.loads, mode.copies) if isinstance(i, LoadV) else (across, across)
+    cycles = -(-rows // (deep if isinstance(i, LoadV) else mode.sub_waves))
+    read = words * taken * f.width(i.src.buffer)
+    return Cost(
+        max(cycles, f.machine.port_cycles(words * taken)),
+        0,
+        gbuf_read=read,
+        lbuf=words * copies * f.width(i.dst.buffer),
+        link=_between_groups(f.machine, read),
+    )
+
+
+def _between_groups(machine: Machine, moved: int) -> int:
+    """Bytes of those moved that another group's buffer holds."""
+    return moved * (machine.groups - 1) // machine.groups
 
 
 def shift_cost(f: Facts, i: Shift, env: Env) -> Cost:
     """ShiftV: one row of weights a cycle."""
-    k = i.k.at(env)
-    words = k * i.n.at(env) * _mode(f, i).sub_waves
-    return Cost(k, 0, lbuf=words * f.width(i.src.buffer))
+    k, mode = i.k.at(env), _mode(f, i)
+    words = k * i.n.at(env) * mode.copies
+    return Cost(-(-k // mode.split[2]), 0, lbuf=words * f.width(i.src.buffer))
 
 
 def exec_cost(f: Facts, i: Exec, env: Env) -> Cost:
     """ExecGEMM: one row of the moving operand a cycle and sub-wave."""
     m, k, n = i.m.at(env), i.k.at(env), i.n.at(env)
     width = f.width(i.moving.buffer)
-    touched = m * n * f.width(i.acc.buffer)
     mode = _mode(f, i)
+    _, across, deep = mode.split
+    touched = m * n * deep * f.width(i.acc.buffer)
     return Cost(
         -(-m // mode.sub_waves) * mode.pace,
-        k + n - 2,
+        -(-k // deep) + -(-n // across) - 2,
         macs=m * k * n,
         mac_bits=max(16, 8 * width),
-        lbuf=m * k * width,
+        lbuf=m * k * across * width,
         acc=touched * (2 if i.accumulate.at(env) > 0 else 1),
     )
 
@@ -185,14 +206,15 @@ def exec_os_cost(f: Facts, i: ExecOS, env: Env) -> Cost:
     m, k, n = i.m.at(env), i.k.at(env), i.n.at(env)
     width = f.width(i.moving.buffer)
     mode = _mode(f, i)
+    down, across, deep = mode.split
     again = i.accumulate.at(env) > 0
     return Cost(
         -(-k // mode.sub_waves) * mode.pace,
-        m + n - 2,
+        -(-m // down) + -(-n // across) - 2,
         macs=m * k * n,
         mac_bits=max(16, 8 * width),
-        lbuf=(m + n) * k * width,
-        acc=0 if again else m * n * f.width(i.acc.buffer),
+        lbuf=(m * across + n * down) * k * width,
+        acc=0 if again else m * n * deep * f.width(i.acc.buffer),
     )
 
 
@@ -202,13 +224,17 @@ def drain_cost(f: Facts, i: Drain, env: Env) -> Cost:
     written = m * n * f.width(i.dst.buffer)
     again = i.accumulate.at(env) > 0
     bias = 0 if i.bias is None else n * f.width(i.bias.buffer)
-    rows = -(-m // _mode(f, i).sub_waves)
+    mode = _mode(f, i)
+    deep, sums = mode.split[2], m * n * f.width(i.acc.buffer)
+    rows = max(-(-m // mode.copies) * deep, f.machine.port_cycles(m * n))
+    read = bias + (written if again else 0)
     return Cost(
-        2 * rows if again else rows,
+        rows + (-(-m // mode.copies) if again else 0),
         0,
-        gbuf_read=bias + (written if again else 0),
+        gbuf_read=read,
         gbuf_write=written,
-        acc=m * n * f.width(i.acc.buffer),
+        acc=sums * deep,
+        link=sums * (deep - 1) + _between_groups(f.machine, read + written),
     )
 
 

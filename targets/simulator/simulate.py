@@ -11,6 +11,8 @@ from ccnn.targets.program import ENGINES, Instruction, Item, Loop, Program
 from ccnn.targets.simulator.errors import SimulationError
 from ccnn.targets.simulator.timing import Charge, KernelTiming, Recorder
 from ccnn.targets.simulator.trace import (
+    NOT_MODELLED,
+    OF_ARRAYS,
     Counts,
     EngineTrace,
     KernelTrace,
@@ -153,6 +155,8 @@ def _trace(
         seconds=cycles / (machine.clock_ghz * 1e9),
         rows=machine.rows,
         cols=machine.cols,
+        arrays=machine.arrays,
+        not_modelled=NOT_MODELLED + (OF_ARRAYS if machine.arrays > 1 else ()),
         counts=total.counts(machine),
         energy=total.energy(machine),
         opcodes=tuple(sorted((k, v) for k, v in opcodes.items() if v)),

@@ -17,6 +17,8 @@ NOT_MODELLED = (
     "energy is a fixed amount for each action: no dependence on data, temperature or voltage",
 )
 """What the numbers leave out, as sentences for a report."""
+OF_ARRAYS = ("words that cross between arrays or groups of arrays cost energy, but no time",)
+"""What they leave out besides where a machine has several arrays."""
 
 
 @dataclass(frozen=True)
@@ -121,6 +123,8 @@ class Trace:
     kernels: tuple[KernelTrace, ...]
     events: tuple[Event, ...] = ()
     not_modelled: tuple[str, ...] = NOT_MODELLED
+    arrays: int = 1
+    """Arrays of rows x cols that work in step."""
 
     @property
     def macs(self) -> int:
@@ -169,6 +173,6 @@ class Trace:
 
     @property
     def pe_utilisation(self) -> float:
-        """macs / (cycles * rows * cols); 0 for a step that takes no time."""
-        capacity = self.cycles * self.rows * self.cols
+        """macs / (cycles * PEs of all arrays); 0 for a step that takes no time."""
+        capacity = self.cycles * self.arrays * self.rows * self.cols
         return self.macs / capacity if capacity else 0.0
