@@ -176,7 +176,7 @@ def machine_facts(machine: Machine) -> dict[str, Any]:
         "fingerprint": machine.fingerprint,
         "rows": machine.rows,
         "cols": machine.cols,
-        **({"arrays": machine.arrays} if machine.arrays > 1 else {}),
+        "arrays": machine.arrays,
         "clock_ghz": machine.clock_ghz,
         "gbuf_bytes": machine.gbuf_bytes,
         "dram_bandwidth_gib_s": machine.dram_bandwidth_gib_s,
