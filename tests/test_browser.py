@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import re
 import shutil
 from collections.abc import Iterator
 from contextlib import contextmanager
@@ -211,8 +212,12 @@ def test_every_link_inside_the_page_leads_somewhere(page):
 
 
 def test_the_roofline_shows_each_layer_on_the_array(page, report):
-    dots = page.locator("#roofline-plot .dot").count()
-    assert dots == sum(1 for row in report["layers"] if row["macs"] and row["cycles"])
+    dots = page.locator("#roofline-plot .dot")
+    assert dots.count() == sum(1 for row in report["layers"] if row["pe_utilisation"])
+    path = page.get_attribute("#roofline-plot .roof", "d") or ""
+    roof = float(re.findall(r"[\d.]+", path)[3])
+    heights = [float(dot.get_attribute("cy") or 0) for dot in dots.all()]
+    assert min(heights) >= roof - 0.01, "a layer does more than the array can"
 
 
 def test_the_timeline_zooms_to_the_chosen_layer(page, report):
@@ -253,6 +258,34 @@ def test_charts_work_with_the_keyboard_alone(page, report):
     assert page.evaluate("state.layer") != page.evaluate("D.layers.length")
     page.keyboard.press("Escape")
     assert page.locator("aside.open").count() == 0
+
+
+def area(path: str) -> float:
+    """What lies inside a path of horizontal and vertical lines that ends below its start."""
+    start = x = y = total = 0.0
+    for kind, to in re.findall(r"([MHVz])([\d. ]*)", path):
+        if kind == "M":
+            start, y = map(float, to.split())
+            x = start
+        elif kind == "V":
+            y = float(to)
+        else:
+            end = start if kind == "z" else float(to)
+            total, x = total + (x - end) * y, end
+    return total
+
+
+def test_lanes_are_as_full_as_the_engines_were(page, report):
+    """The areas that are drawn for busy and for stalled, against the totals of each engine."""
+    lane = page.locator("#timeline-plot .lane").first
+    room = float(lane.get_attribute("width") or 0) * float(lane.get_attribute("height") or 0)
+    paths = page.locator("#timeline-plot path[data-engine]").all()
+    shares = [abs(area(path.get_attribute("d") or "")) / room for path in paths]
+    cycles = report["totals"]["cycles"]
+    for n, engine in enumerate(report["engines"]):
+        busy, stalled = engine["busy_cycles"], sum(engine["stalls"].values())
+        assert shares[2 * n] == pytest.approx(busy / cycles, abs=0.02), engine["engine"]
+        assert shares[2 * n + 1] == pytest.approx(stalled / cycles, abs=0.03), engine["engine"]
 
 
 def test_groups_show_in_graph_and_detail(page, report):

@@ -259,13 +259,15 @@ def _ops(group: Sequence[LayerTrace]) -> list[str]:
 
 def _figures(group: Sequence[LayerTrace], trace: Trace, machine: Machine) -> dict[str, Any]:
     cycles = sum(layer.cycles for layer in group)
-    capacity = cycles * machine.peak_macs_per_cycle
     totals = _sum([layer.counts for layer in group])
     busy: Counter[str] = Counter()
     for layer in group:
         for engine, at_work in layer.busy:
             busy[_UNITS.get(engine, engine)] += at_work
     unit, most = max(busy.items(), key=lambda item: (item[1], item[0]), default=("nothing", 0))
+    # Neighbouring layers overlap, so that an engine may work longer than the layer counts.
+    occupied = max(cycles, most)
+    capacity = occupied * machine.peak_macs_per_cycle
     return {
         "ops": _ops(group),
         "cycles": cycles,
@@ -274,8 +276,7 @@ def _figures(group: Sequence[LayerTrace], trace: Trace, machine: Machine) -> dic
         "pe_utilisation": totals["macs"] / capacity if capacity else 0.0,
         "share": cycles / trace.cycles if trace.cycles else 0.0,
         "bound_by": unit,
-        # Neighbouring layers overlap, so that an engine may work longer than the layer counts.
-        "bound_share": min(1.0, most / cycles) if cycles else 0.0,
+        "bound_share": most / occupied if occupied else 0.0,
     }
 
 

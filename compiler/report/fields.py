@@ -38,7 +38,9 @@ LAYER_EXTRAS = (
     Field("instructions", "instructions", "1", "instructions executed, loops counted in full"),
     Field("share", "share", "1", "cycles of the layer / cycles of the step"),
     Field("bound_by", "bound by", "text", "the engine busy for most cycles of the layer"),
-    Field("bound_share", "of it", "1", "busy cycles of that engine / cycles of the layer"),
+    Field(
+        "bound_share", "of it", "1", "busy cycles of that engine / cycles of the layer; at most 1"
+    ),
 )
 
 

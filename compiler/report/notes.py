@@ -13,7 +13,8 @@ LEAVES_OUT = {
     "gbuf_bytes": "padding that LD writes, and bank conflicts",
     "lbuf_bytes": "registers of the PEs",
     "energy_pj": "dependence on data, temperature and voltage; control and instruction fetch",
-    "pe_utilisation": "nothing: idle cycles of the whole step count against it",
+    "pe_utilisation": "nothing: idle cycles count against it; a layer that overlaps its neighbours "
+    "is given the busy cycles of its busiest engine where these are more than its own",
     "program_bytes": "the tensors; fetching the program takes no time",
     "instructions": "tokens and loop control, which take no time of their own",
     "share": "nothing: shares add up to 100 %",
