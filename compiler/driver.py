@@ -78,9 +78,9 @@ class CompileOptions:
     """Seconds after which nothing more is tried where an option is auto."""
     mapper: Literal["exact", "heuristic"] = "exact"
     """How products are cut for the array: as proven best, or by FlexSA's rule."""
-    interleave: Literal["auto", "off", "tile"] = "off"
-    """Whether dX and dW of a layer share one sweep over dY: where it pays, nowhere, or wherever
-    it fits."""
+    interleave: Literal["auto", "off", "tile", "element"] = "off"
+    """Whether dX and dW of a layer share one sweep over dY: where it pays, nowhere, or wherever it
+    fits, tile by tile in the buffer or element by element in the array."""
     pinned: Mapping | None = None
     """Tilings and cuts to take as they are; what it lacks is mapped."""
 
@@ -164,6 +164,17 @@ def _collector_paused() -> Iterator[None]:
             gc.enable()
 
 
+def takes_turns(machine: Machine) -> Machine:
+    """The machine; raises MachineError when its PEs cannot take turns with two gradients."""
+    if machine.turning_mode is None:
+        raise MachineError(
+            f"machine {machine.name} has no single array with a mode of dataflow pair, which takes "
+            "turns with both gradients element by element; choose one that has, such as "
+            "intergrad-128 or ccnn-flex, or --interleave tile"
+        )
+    return machine
+
+
 def with_links(machine: Machine) -> Machine:
     """The machine; raises MachineError when it has several arrays and no price for what crosses."""
     if machine.arrays > 1 and "link_byte" not in machine.energy_pj:
@@ -205,6 +216,7 @@ def _front(
     """Read the model and make its training step in primitives."""
     tell("read", 0, 1)
     machine = with_links(o.target if isinstance(o.target, Machine) else load_machine(o.target))
+    machine = takes_turns(machine) if o.interleave == "element" else machine
     read = read_model(
         model,
         ReadOptions(

@@ -6,18 +6,21 @@ from collections.abc import Callable, Iterator
 from dataclasses import dataclass, replace
 from functools import partial
 
-from ccnn.compiler.codegen import gemm_of, group_kernel, make_context, plan_groups
+from ccnn.compiler.codegen import gemm_of, group_kernel, make_context, pair_kernel, plan_groups
 from ccnn.compiler.codegen.gemm import Gemm
 from ccnn.compiler.codegen.group import group_scope, tiling_key
+from ccnn.compiler.codegen.pair import pair_gemm
 from ccnn.compiler.codegen.plan import GroupPlan
 from ccnn.compiler.codegen.scope import Scope
 from ccnn.compiler.driver import Compilation
 from ccnn.compiler.mapper import map_group
 from ccnn.compiler.mapper.cuts import choose_cuts, cuts_by_rule, usable_flows
+from ccnn.compiler.mapper.pairs import as_paired, pair_tiling
 from ccnn.compiler.mapper.price import fitting, price, traffic, work
 from ccnn.compiler.mapper.rule import make_grid
 from ccnn.compiler.mapping import Mapping, Tiling
 from ccnn.passes.graph import Node
+from ccnn.passes.interleave_gradients import Pair, pair_of
 from ccnn.targets.machine import Machine
 from ccnn.targets.program import Kernel
 
@@ -33,7 +36,7 @@ class Block:
     exact: bool
 
     @classmethod
-    def of(cls, c: Compilation, kernel: Kernel, machine: Machine) -> Block | None:
+    def of(cls, c: Compilation, kernel: Kernel, machine: Machine) -> Block | PairBlock | None:
         """The group that a kernel is; None for the kernel of a single node."""
         numbers = {ref.name: n for n, ref in enumerate(c.program.nodes)}
         group = next(
@@ -48,6 +51,8 @@ class Block:
             return None
         graph = replace(c.lowered, groups=(group,))
         context = make_context(graph, machine, c.options.dtype)
+        if group.interleaved:
+            return PairBlock(context, pair_of(graph, group), numbers)
         return cls(context, plan_groups(context)[0], numbers, c.options.mapper == "exact")
 
     def mapped(self, mapper: str) -> Mapping:
@@ -81,6 +86,34 @@ class Block:
             key = tiling_key(node, self.plan, samples, turn)
             tilings = {**mapping.tilings, key: tiling}
             yield tiling, partial(self.write, replace(mapping, tilings=tilings, cuts=cuts))
+
+
+@dataclass(frozen=True)
+class PairBlock:
+    """Both gradients of a layer that the array interleaves, on a machine."""
+
+    context: Scope
+    pair: Pair
+    numbers: dict[str, int]
+
+    def mapped(self, _: str) -> Mapping:
+        """The best tiling of the two; raises MappingError."""
+        gemm, name = pair_gemm(self.context, self.pair), self.pair.nodes[0].name
+        tiling = pair_tiling(gemm, self.context.machine, name)
+        return Mapping(self.context.machine.name, {self.pair.dx.name: tiling})
+
+    def write(self, mapping: Mapping) -> Kernel:
+        """The kernel; raises CodegenError when it does not fit."""
+        return pair_kernel(self.context, mapping, self.pair, self.numbers)
+
+    def others(
+        self, mapping: Mapping, node: Node, chosen: Tiling, count: int
+    ) -> Iterator[tuple[Tiling, Callable[[], Kernel]]]:
+        """Tilings next in price, and what writes the kernel with each."""
+        gemm, machine = pair_gemm(self.context, self.pair), as_paired(self.context.machine)
+        for tiling in next_tilings(gemm, machine, chosen, count):
+            tilings = {**mapping.tilings, node.name: tiling}
+            yield tiling, partial(self.write, replace(mapping, tilings=tilings))
 
 
 def next_tilings(gemm: Gemm, machine: Machine, chosen: Tiling, count: int) -> list[Tiling]:

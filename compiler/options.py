@@ -44,7 +44,7 @@ class Settings:
     """None: there is nothing to choose."""
     budget: float | None
     mapper: Literal["exact", "heuristic"]
-    interleave: Literal["auto", "off", "tile"]
+    interleave: Literal["auto", "off", "tile", "element"]
     from_mapping: Path | None
     assumed: tuple[str, ...]
 
@@ -233,11 +233,11 @@ _ARRAY = (
     ),
     click.option(
         "--interleave",
-        type=click.Choice(("auto", "off", "tile")),
+        type=click.Choice(("auto", "off", "tile", "element")),
         default="off",
         show_default=True,
         help="Let both gradients of a layer share one sweep over dY: where it pays, nowhere, or "
-        "wherever it fits.",
+        "wherever it fits, by tiles in the buffer or by elements in an array that can.",
     ),
     click.option(
         "--from-mapping",

@@ -113,7 +113,9 @@ def _interleaved(graph: Graph, machine: Machine, o: CompileOptions, attempt: Att
     pairs = InterleaveGradients(
         buffer_bytes=room, reserved_bytes=room // 2, bytes_per=element_bytes(o)
     )
-    paired = run_pipeline(graph, (pairs,))
-    if o.interleave == "tile":
-        return paired
-    return keep_what_pays(graph, paired, lambda g: _settled(g, attempt), o.objective)
+    by_element = replace(pairs, form="element")
+    if o.interleave == "auto":
+        forms = (pairs, by_element) if machine.turning_mode else (pairs,)
+        found = [run_pipeline(graph, (form,)) for form in forms]
+        return keep_what_pays(graph, found, lambda g: _settled(g, attempt), o.objective)
+    return run_pipeline(graph, (by_element if o.interleave == "element" else pairs,))

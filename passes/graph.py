@@ -102,6 +102,9 @@ class Group:
     With `rows`, each iteration runs image band by image band: so many rows of the coarsest tensor
     at a time, and of the others what belongs to them (passes/row_bands.py).  A resident tensor
     then holds what one band needs of it.
+
+    `interleaved`: the array takes turns with both nodes, dX and dW of a layer, element by element
+    of the dY that passes it.
     """
 
     nodes: tuple[str, ...]
@@ -110,6 +113,7 @@ class Group:
     kept: tuple[str, ...] = ()
     rows: int = 0
     """0: whole images."""
+    interleaved: bool = False
 
 
 @dataclass(frozen=True)

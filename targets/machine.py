@@ -161,6 +161,12 @@ class Machine:
         return replace(self, groups=1, units=1, modes=flat, **wide)
 
     @property
+    def turning_mode(self) -> Mode | None:
+        """The mode in which PEs take turns with both gradients; none for arrays in step."""
+        modes = self.modes if self.arrays == 1 else ()
+        return next((mode for mode in modes if mode.dataflow == "pair"), None)
+
+    @property
     def array_modes(self) -> tuple[Mode, ...]:
         """The modes of one array; the whole array, weight-stationary, where none are named."""
         return self.modes or (Mode("FW", self.rows, self.cols),)

@@ -14,7 +14,7 @@ from ccnn.targets.program import Program
 from ccnn.targets.verify_bounds import bounds, capacity, header, structure
 from ccnn.targets.verify_common import Finding
 from ccnn.targets.verify_dram import contents, layout
-from ccnn.targets.verify_modes import modes, sums
+from ccnn.targets.verify_modes import modes, sums, turns
 from ccnn.targets.verify_order import order
 
 __all__ = ["RULES", "Finding", "verify_program"]
@@ -22,7 +22,7 @@ __all__ = ["RULES", "Finding", "verify_program"]
 Rule = Callable[[Program, Machine], Iterator[Finding]]
 
 RULES: tuple[Rule, ...] = (
-    header, structure, capacity, layout, bounds, modes, sums, contents, order,
+    header, structure, capacity, layout, bounds, modes, turns, sums, contents, order,
 )  # fmt: skip
 """All rules; `header` and `structure` come first because the others rely on them."""
 

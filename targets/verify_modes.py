@@ -1,5 +1,5 @@
-"""Rules about modes: a wave meets its operands in the form they were brought in, and sums stay in
-the array that made them until they are drained."""
+"""Rules about modes: a wave meets its operands in the form they were brought in, sums stay in the
+array that made them until they are drained, and PEs that take turns have two GEMMs to take."""
 
 from __future__ import annotations
 
@@ -11,6 +11,7 @@ from ccnn.targets.modes import Mode
 from ccnn.targets.program import (
     Drain,
     Exec,
+    ExecOS,
     Instruction,
     Item,
     Kernel,
@@ -40,6 +41,43 @@ def modes(program: Program, machine: Machine) -> Iterator[Finding]:
     for kernel in program.kernels:
         if any(isinstance(i, Instruction) and i.mode for i, _ in walk(kernel.body, {})):
             yield from _kernel(kernel)
+
+
+def turns(program: Program, machine: Machine) -> Iterator[Finding]:
+    """Where PEs take turns, each ExecGEMM has its ExecOS right behind it on the array: the same
+    rows, taken by both, past a block of the same size."""
+    names = {mode.name for mode in machine.modes if mode.dataflow == "pair"}
+    for kernel in program.kernels if names else ():
+        for first, second in _waves(kernel.body):
+            one, other = (i is not None and i.mode in names for i in (first, second))
+            if second is not None and isinstance(second, ExecOS) and other:
+                if not one or not _in_turns(first, second):
+                    yield about("turns", kernel, second, "no ExecGEMM that it takes turns with")
+            elif first is not None and one and not isinstance(first, ExecOS):
+                yield about("turns", kernel, first, "no ExecOS that it takes turns with")
+
+
+def _waves(body: tuple[Item, ...]) -> Iterator[tuple[Exec | None, Exec | None]]:
+    """Waves that follow each other, and None where a loop begins or ends."""
+    last: Exec | None = None
+    for item in body:
+        if isinstance(item, Loop):
+            yield last, None
+            last = None
+            yield from _waves(item.body)
+        elif isinstance(item, Exec):
+            yield last, item
+            last = item
+    yield last, None
+
+
+def _in_turns(first: Exec | None, second: Exec) -> bool:
+    return (
+        first is not None
+        and not isinstance(first, ExecOS)
+        and (first.mode, first.moving) == (second.mode, second.moving)
+        and (first.m, first.k, first.n) == (second.k, second.m, second.n)
+    )
 
 
 def _kernel(kernel: Kernel) -> Iterator[Finding]:

@@ -58,15 +58,20 @@ def test_each_dy_is_fetched_once():
             assert read_by(paired, pair.dy, ops) == size, pair
 
 
-@pytest.mark.parametrize("target", ["wavecore", "intergrad-32"])
+@pytest.mark.parametrize(
+    "target", ["wavecore", pytest.param("intergrad-32", marks=pytest.mark.slow)]
+)
 def test_auto_takes_no_more_than_either(target: str):
     """Kernels meet at barriers, so what each takes adds up."""
     cycles, pairs = {}, {}
-    for interleave in ("off", "tile", "auto"):
+    forms = ("tile", "element") if target == "intergrad-32" else ("tile",)
+    for interleave in ("off", *forms, "auto"):
         c, trace = compiled(interleave, target=target, batch=16)
         cycles[interleave], pairs[interleave] = trace.cycles, len(c.lowered.groups)
-    assert cycles["auto"] <= min(cycles["off"], cycles["tile"])
+        chosen = {group.interleaved for group in c.lowered.groups}
+    assert cycles["auto"] <= min(cycles.values())
     assert pairs["off"] == 0 < pairs["auto"] <= pairs["tile"]
+    assert chosen == {form == "element" for form in forms}
 
 
 @pytest.mark.parametrize("serialize", ["none", "mbs2"])

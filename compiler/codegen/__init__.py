@@ -21,6 +21,8 @@ from ccnn.compiler.codegen.group import write_group
 from ccnn.compiler.codegen.layout import alias_roots, copy_nodes, machine_dtypes, place_tensors
 from ccnn.compiler.codegen.matmul import MatMul
 from ccnn.compiler.codegen.moments import write_moments
+from ccnn.compiler.codegen.pair import pair_gemm
+from ccnn.compiler.codegen.pair_writer import write_pair_kernel
 from ccnn.compiler.codegen.plan import GroupPlan, plan_group
 from ccnn.compiler.codegen.scope import Scope, alone
 from ccnn.compiler.codegen.vector import write_map, write_random, write_reduce
@@ -28,6 +30,7 @@ from ccnn.compiler.codegen.window import write_window, write_window_gradient
 from ccnn.compiler.mapping import Mapping
 from ccnn.passes.batch_axis import batch_axis
 from ccnn.passes.graph import Graph, Node
+from ccnn.passes.interleave_gradients import Pair, pair_of
 from ccnn.targets.machine import Machine
 from ccnn.targets.program import ZERO, Kernel, NodeRef, Program
 
@@ -108,7 +111,9 @@ def generate(context: Scope, mapping: Mapping, name: str = "") -> Program:
     nodes = [n for n in (*graph.nodes, *copy_nodes(graph, root)) if n.op not in FREE]
     numbers = {n.name: i for i, n in enumerate(nodes)}
     grouped = {n.name: plan for plan in plans for n in plan.nodes}
-    tensors, dram = place_tensors(graph, context.dtypes, root, plans, context.accum)
+    pairs = {n.name: pair for pair in pairs_of(graph) for n in pair.nodes}
+    together = tuple(pair.nodes for pair in pairs_of(graph))
+    tensors, dram = place_tensors(graph, context.dtypes, root, plans, context.accum, together)
     if dram > context.machine.dram_bytes:
         raise CodegenError(
             f"the step needs {dram:,} bytes of DRAM and {context.machine.name} has "
@@ -117,8 +122,11 @@ def generate(context: Scope, mapping: Mapping, name: str = "") -> Program:
         )
     kernels = []
     for node in nodes:
-        plan = grouped.get(node.name)
-        if plan is None:
+        plan, pair = grouped.get(node.name), pairs.get(node.name)
+        if pair is not None:
+            if node is pair.nodes[0]:
+                kernels.append(pair_kernel(context, mapping, pair, numbers))
+        elif plan is None:
             kernels.append(_kernel(context, mapping, node, numbers[node.name]))
         elif node is next(n for n in plan.nodes if n.op not in FREE):
             plan = replace(plan, budget=mapping.rooms.get(plan.name, plan.budget))
@@ -133,10 +141,16 @@ def generate(context: Scope, mapping: Mapping, name: str = "") -> Program:
 def plan_groups(context: Scope) -> list[GroupPlan]:
     """How each group of the graph uses the buffer."""
     graph = context.graph
-    if not graph.groups:
+    groups = [group for group in graph.groups if not group.interleaved]
+    if not groups:
         return []
     axis, root = batch_axis(graph), alias_roots(graph)
-    return [plan_group(context, group, axis, root) for group in graph.groups]
+    return [plan_group(context, group, axis, root) for group in groups]
+
+
+def pairs_of(graph: Graph) -> list[Pair]:
+    """The layers whose gradients the array takes turns with."""
+    return [pair_of(graph, group) for group in graph.groups if group.interleaved]
 
 
 def _matches(context: Scope, dtype: str, accum: str) -> bool:
@@ -157,6 +171,15 @@ def write_node(scope: Scope, kw: KernelWriter, mapping: Mapping, node: Node, key
 def _kernel(context: Scope, mapping: Mapping, node: Node, number: int) -> Kernel:
     kw = KernelWriter(node.name, number, context.machine.gbuf_bytes)
     write_node(context, kw, mapping, node, node.name)
+    return kw.finish()
+
+
+def pair_kernel(context: Scope, mapping: Mapping, pair: Pair, numbers: dict[str, int]) -> Kernel:
+    """The kernel of both gradients of a layer, which the array interleaves."""
+    dx, dw = numbers[pair.dx.name], numbers[pair.dw.name]
+    kw = KernelWriter(pair.nodes[0].name, dx, context.machine.gbuf_bytes)
+    tiling = mapping.tilings[pair.dx.name]
+    write_pair_kernel(pair_gemm(context, pair), kw, context, tiling, (dx, dw))
     return kw.finish()
 
 

@@ -71,6 +71,10 @@ class Gemm(ABC):
     """Operands that lie in the buffer as they are: no slots, no traffic."""
     tensors: dict[str, str] = field(default_factory=dict)
     """The tensors 'moving', 'stationary' and 'result' are."""
+    gathers: str = "result"
+    """The operand whose sums wait for further tiles."""
+    turns: int = 1
+    """Cycles that a moving row takes."""
 
     def __post_init__(self) -> None:
         self.shapes = [self.graph[i].shape if i else () for i in self.node.inputs]

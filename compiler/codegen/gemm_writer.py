@@ -208,7 +208,7 @@ class _Writer:
             if not scope.fresh:
                 self.hand_over("signal")
             return
-        pipe = _pipe_of(target)
+        pipe = pipe_of(target)
         kw.filled(pipe, "drain")
         kw.take(pipe, "vector")
         self.hand_out(target, starts, sizes)
@@ -238,7 +238,7 @@ class _Writer:
         self, held: Held, tensor: str, starts: Starts, sizes: tuple[int, ...], by: str
     ) -> None:
         """Store a finished slot to DRAM."""
-        kw, pipe = self.kw, _pipe_of(held)
+        kw, pipe = self.kw, pipe_of(held)
         kw.filled(pipe, by)
         kw.take(pipe, "store")
         where = self.scope.in_dram(tensor, starts)
@@ -246,7 +246,8 @@ class _Writer:
         kw.done(pipe, "store")
 
 
-def _pipe_of(held: Held) -> Pipe:
+def pipe_of(held: Held) -> Pipe:
+    """The pipe that a block lies in."""
     if not isinstance(held.ticket, Ticket):
         raise TypeError("a region is no pipe")
     return held.ticket.pipe

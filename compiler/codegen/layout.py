@@ -69,13 +69,15 @@ def place_tensors(
     root: dict[str, str],
     plans: Sequence[GroupPlan] = (),
     accum: str = "",
+    together: Sequence[tuple[Node, ...]] = (),
 ) -> tuple[tuple[Placed, ...], int]:
     """Addresses for all tensors, and the bytes of DRAM they take together.
 
     What lives and dies in the buffer inside a group gets none; a sum that gathers in DRAM gets
-    a tensor of its own for as long as its group runs.
+    a tensor of its own for as long as its group runs.  Nodes that run `together` meet no tensor
+    of each other's place.
     """
-    life = _lives(graph, root, plans)
+    life = _lives(graph, root, plans, together)
     living: list[tuple[int, int, int]] = []  # address, end, death
     address: dict[str, int] = {}
     soonest = len(graph.nodes)  # the earliest death among the living
@@ -124,7 +126,10 @@ def _size(graph: Graph, dtypes: MappingType[str, str], name: str) -> int:
 
 
 def _lives(
-    graph: Graph, root: dict[str, str], plans: Sequence[GroupPlan] = ()
+    graph: Graph,
+    root: dict[str, str],
+    plans: Sequence[GroupPlan],
+    together: Sequence[tuple[Node, ...]],
 ) -> dict[str, tuple[int, int]]:
     """Each root to the first and last node of its life; what must outlast the step never dies."""
     end = len(graph.nodes)
@@ -141,16 +146,17 @@ def _lives(
     place = {n.name: i for i, n in enumerate(graph.nodes)}
     span: dict[str, tuple[int, int]] = {}
     hidden: set[str] = set()
+    for nodes in (*(plan.nodes for plan in plans), *together):
+        at = [place[n.name] for n in nodes]
+        span |= {n.name: (min(at), max(at)) for n in nodes}
     for plan in plans:
-        at = [place[n.name] for n in plan.nodes]
-        span |= {n.name: (min(at), max(at)) for n in plan.nodes}
         made = {root[o] for n in plan.nodes for o in n.outputs if n.op != "reshape"}
         out = {root[t] for t in plan.published}
         hidden |= {root[t] for t in plan.names if root[t] in made} - out
     for i, node in enumerate(graph.nodes):
         for name in (*node.inputs, *node.outputs):
             if name and root[name] not in hidden:
-                # the nodes of a group run side by side
+                # the nodes of a kernel run side by side
                 for when in span.get(node.name, (i,)):
                     touch(name, when)
     for name in graph.needed:

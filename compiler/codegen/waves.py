@@ -90,7 +90,7 @@ def _over_arrays(sizes: Sizes, parts: int, total: int) -> list[tuple[int, int, i
     return [*spread, *([(size, count - 1, i)] if count > 1 else []), (size - over, 1, i)]
 
 
-def _along(kw: KernelWriter, pieces: Sizes) -> Iterator[Piece]:
+def along(kw: KernelWriter, pieces: Sizes) -> Iterator[Piece]:
     """Loops over (size, count) one behind the other."""
     base = 0
     for size, count in pieces:
@@ -107,7 +107,7 @@ def _even(kw: KernelWriter, total: int, tile: int) -> Iterator[Piece]:
         yield start, Extent(min(total, tile), rest), index
 
 
-def _edges(total: int, tile: int) -> list[tuple[int, int]]:
+def edges(total: int, tile: int) -> list[tuple[int, int]]:
     """(size, count): full tiles, then the rest."""
     full, rest = divmod(total, tile)
     return [(size, count) for size, count in ((tile, full), (rest, 1)) if count and size]
@@ -177,7 +177,7 @@ def _write_stationary(kw: KernelWriter, machine: Machine, wanted: Wanted, cut: C
     most = machine.acc_rows // wanted.pieces * by_m
     waves = _even(kw, m_total, machine.acc_rows)
     if cut:
-        waves = _along(kw, [w[:2] for w in _over_arrays(cut.waves, by_m, m_total)])
+        waves = along(kw, [w[:2] for w in _over_arrays(cut.waves, by_m, m_total)])
     for m0, m, _ in waves:
         pieces = _pieces(m0, m, most) if cut else [(m0, m)]
         for n0, n, runs in _strips(kw, machine, wanted, cut):
@@ -185,11 +185,11 @@ def _write_stationary(kw: KernelWriter, machine: Machine, wanted: Wanted, cut: C
             at_once = sum(run.count for run in runs) == 1
             held = [kw.fill(acc, "array") for _ in pieces[: 1 if at_once else None]]
             for k0, k, down, mode in _blocks(kw, machine, wanted, 2, (n.size, runs)):
-                tv = _load_block(kw, wanted, (k0, k), (n0, n), mode)
+                tv = load_block(kw, wanted, (k0, k), (n0, n), mode)
                 tp: Ticket | None = None
                 for i, rows in enumerate(pieces):
-                    th = _load_rows(kw, wanted, rows, (k0, k), mode)
-                    tp = tp or _shift_in(kw, tv, k, n, mode)
+                    th = load_rows(kw, wanted, rows, (k0, k), mode)
+                    tp = tp or shift_in(kw, tv, k, n, mode)
                     if i == len(held):
                         held.append(kw.fill(acc, "array"))
                     kw.take(h, "array")
@@ -199,10 +199,10 @@ def _write_stationary(kw: KernelWriter, machine: Machine, wanted: Wanted, cut: C
                     if i == len(pieces) - 1:
                         kw.done(pe, "array")
                     if at_once:
-                        _drain(kw, held[i], wanted, (rows, (n0, n)), mode)
+                        drain(kw, held[i], wanted, (rows, (n0, n)), mode)
             if not at_once:
                 for rows, sums in zip(pieces, held, strict=True):
-                    _drain(kw, sums, wanted, (rows, (n0, n)), mode)
+                    drain(kw, sums, wanted, (rows, (n0, n)), mode)
 
 
 Span = tuple[Affine, Extent]
@@ -215,16 +215,18 @@ def _pieces(start: Affine, length: Extent, most: int) -> list[Span]:
     return [(start + first, Extent(min(most, length.size - first))) for first in firsts]
 
 
-def _load_block(kw: KernelWriter, wanted: Wanted, depth: Span, columns: Span, mode: str) -> Ticket:
+def load_block(
+    kw: KernelWriter, wanted: Wanted, depth: Span, columns: Span, mode: str, pipe: str = "v"
+) -> Ticket:
     """Bring a block of the stationary operand before the array."""
-    tv = kw.fill(kw.pipes["v"], "feed_v")
+    tv = kw.fill(kw.pipes[pipe], "feed_v")
     window = wanted.stationary.window(*depth, *columns)
     kw.emit(LoadV(kw.node, slot(tv), window, mode=mode))
-    kw.filled(kw.pipes["v"], "feed_v")
+    kw.filled(kw.pipes[pipe], "feed_v")
     return tv
 
 
-def _load_rows(kw: KernelWriter, wanted: Wanted, rows: Span, depth: Span, mode: str) -> Ticket:
+def load_rows(kw: KernelWriter, wanted: Wanted, rows: Span, depth: Span, mode: str) -> Ticket:
     """Bring rows of the moving operand before the array."""
     th = kw.fill(kw.pipes["h"], "feed_h")
     kw.emit(LoadH(kw.node, slot(th), wanted.moving.window(*rows, *depth), mode=mode))
@@ -232,7 +234,7 @@ def _load_rows(kw: KernelWriter, wanted: Wanted, rows: Span, depth: Span, mode: 
     return th
 
 
-def _shift_in(kw: KernelWriter, tv: Ticket, k: Extent, n: Extent, mode: str) -> Ticket:
+def shift_in(kw: KernelWriter, tv: Ticket, k: Extent, n: Extent, mode: str) -> Ticket:
     """The block into the PEs; the array waits for it."""
     v, pe = kw.pipes["v"], kw.pipes["pe"]
     kw.take(v, "shift")
@@ -248,12 +250,12 @@ def _write_results_stay(kw: KernelWriter, machine: Machine, wanted: Wanted, cut:
     """Output-stationary: both operands stream past each block of results in steps."""
     v, h, acc = (kw.pipes[name] for name in ("v", "h", "acc"))
     depth = min(machine.rows, machine.lbuf_h_rows) * wanted.split[2]
-    node, steps = kw.node, _edges(wanted.shape[2], depth)
+    node, steps = kw.node, edges(wanted.shape[2], depth)
     passing = wanted.moving.transposed
     for n0, n, runs in _strips(kw, machine, wanted, cut):
         for m0, m, _, mode in _blocks(kw, machine, wanted, 0, (n.size, runs)):
             sums = kw.fill(acc, "array")
-            for k0, k, later in _along(kw, steps):
+            for k0, k, later in along(kw, steps):
                 tv = kw.fill(v, "feed_v")
                 kw.emit(LoadV(node, slot(tv), wanted.stationary.window(k0, k, n0, n), mode=mode))
                 kw.filled(v, "feed_v")
@@ -265,10 +267,10 @@ def _write_results_stay(kw: KernelWriter, machine: Machine, wanted: Wanted, cut:
                 kw.emit(ExecOS(node, slot(sums), slot(th), slot(tv), m, k, n, later, mode=mode))
                 kw.done(h, "array")
                 kw.done(v, "array")
-            _drain(kw, sums, wanted, ((m0, m), (n0, n)), mode)
+            drain(kw, sums, wanted, ((m0, m), (n0, n)), mode)
 
 
-def _drain(
+def drain(
     kw: KernelWriter,
     sums: Ticket,
     wanted: Wanted,
@@ -292,7 +294,7 @@ def _strips(
     total, parts = wanted.shape[1], wanted.split[1]
     if cut is None:
         # in modes what is left at the end stands in code of its own: its mode may be another
-        by_rule = _along(kw, _edges(total, machine.cols))
+        by_rule = along(kw, edges(total, machine.cols))
         for start, size, _ in by_rule if machine.modes else _even(kw, total, machine.cols):
             yield start, size, ()
         return
@@ -318,7 +320,7 @@ def _blocks(
     if not runs:
         runs = [
             Run(best_mode(machine.modes, depth, width).name, depth, count)
-            for depth, count in _edges(total, machine.rows)
+            for depth, count in edges(total, machine.rows)
         ]
     sizes = _over_arrays([(r.depth, r.count) for r in runs], wanted.split[axis], total)
     base = 0

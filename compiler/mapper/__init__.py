@@ -5,19 +5,22 @@ from __future__ import annotations
 from collections.abc import Callable, Iterator, Sequence
 from dataclasses import dataclass, field, replace
 
-from ccnn.compiler.codegen import GEMMS, gemm_of, group_kernel, plan_groups
+from ccnn.compiler.codegen import GEMMS, gemm_of, group_kernel, pairs_of, plan_groups
 from ccnn.compiler.codegen.bands import Turn
 from ccnn.compiler.codegen.emit import CodegenError
 from ccnn.compiler.codegen.gemm import Gemm
 from ccnn.compiler.codegen.group import group_scope, tiling_key
+from ccnn.compiler.codegen.pair import pair_gemm
 from ccnn.compiler.codegen.plan import GroupPlan
 from ccnn.compiler.codegen.scope import Scope
 from ccnn.compiler.cut import FLOWS, Cut, Flow, Triple, flow_named
 from ccnn.compiler.mapper.cuts import choose_cuts, cuts_by_rule, tile_products, usable_flows
+from ccnn.compiler.mapper.pairs import pair_tiling
 from ccnn.compiler.mapper.pinned import check_pinned, pinned_tiling
 from ccnn.compiler.mapper.rule import choose_tiling
 from ccnn.compiler.mapping import GroupDoesNotFit, Mapping, MappingError, Tiling, parse_mapping
 from ccnn.passes.graph import Node
+from ccnn.passes.interleave_gradients import Pair
 from ccnn.targets.machine import Machine
 
 __all__ = ["Mapping", "MappingError", "Tiling", "map_graph", "map_group", "parse_mapping"]
@@ -33,7 +36,8 @@ def signature(gemm: Gemm) -> tuple[object, ...]:
     shapes = tuple(gemm.graph[t].shape for t in (*node.inputs, *node.outputs) if t)
     dtypes = tuple(gemm.dtypes[t] for t in (*node.inputs, *node.outputs) if t)
     levels = tuple(gemm.levels.values())
-    return (node.op, node.attrs, shapes, dtypes, bool(gemm.bias), levels, gemm.staying)
+    kind = type(gemm).__name__
+    return (kind, node.attrs, shapes, dtypes, bool(gemm.bias), levels, gemm.staying)
 
 
 def map_graph(
@@ -53,18 +57,24 @@ def map_graph(
     tilings: dict[str, Tiling] = {}
     rooms: dict[str, int] = {}
     plans = plan_groups(context)
-    grouped = {n.name for plan in plans for n in plan.nodes}
+    pairs = pairs_of(context.graph)
+    grouped = {n.name for plan in (*plans, *pairs) for n in plan.nodes}
     alone = [n for n in context.graph.nodes if n.op in GEMMS and n.name not in grouped]
     if pinned is not None:
         keys = [key for plan in plans for key, *_ in _gemms(plan)]
+        keys += [pair.dx.name for pair in pairs]
         check_pinned(pinned, context.machine, [*keys, *(n.name for n in alone)])
-    total = len(plans) + len(alone)
+    total = len(plans) + len(pairs) + len(alone)
     for done, plan in enumerate(plans):
         found, rooms[plan.name] = _map_group(context, plan, search)
         tilings |= found
         if progress:
             progress(done + 1, total)
-    for done, node in enumerate(alone, len(plans)):
+    for done, pair in enumerate(pairs, len(plans)):
+        tilings[pair.dx.name] = search.pair(context, pair)
+        if progress:
+            progress(done + 1, total)
+    for done, node in enumerate(alone, len(plans) + len(pairs)):
         tilings[node.name] = search.tiling(context, node, context.machine.gbuf_bytes, node.name)
         if progress:
             progress(done + 1, total)
@@ -103,6 +113,17 @@ class _Search:
             tiling = choose_tiling(gemm, replace(scope.machine, gbuf_bytes=room))
             flows = usable_flows(gemm, tiling, scope.machine, grouped)
             self.solved[key] = self.cut(gemm, tiling, scope.machine, flows)
+        return self.solved[key]
+
+    def pair(self, scope: Scope, pair: Pair) -> Tiling:
+        """The tiling of both gradients of a layer; raises GroupDoesNotFit."""
+        gemm = pair_gemm(scope, pair)
+        tiling = pinned_tiling(gemm, pair.dx.name, scope.machine, self.pinned)
+        if tiling is not None:
+            return tiling
+        key = signature(gemm)
+        if key not in self.solved:
+            self.solved[key] = pair_tiling(gemm, scope.machine, pair.nodes[0].name)
         return self.solved[key]
 
     def cut(self, gemm: Gemm, tiling: Tiling, machine: Machine, flows: Sequence[Flow]) -> Tiling:

@@ -9,10 +9,11 @@ from difflib import get_close_matches
 import numpy as np
 
 from ccnn.compiler.codegen.gemm import Gemm
-from ccnn.compiler.cut import flow_named, triple_text
+from ccnn.compiler.cut import FLOWS, flow_named, triple_text
 from ccnn.compiler.mapper.array import Product, Rules
 from ccnn.compiler.mapper.array_text import check_cut, with_cycles
 from ccnn.compiler.mapper.cuts import usable_flows
+from ccnn.compiler.mapper.pairs import as_paired
 from ccnn.compiler.mapper.price import traffic, work
 from ccnn.compiler.mapper.tables import make_tables
 from ccnn.compiler.mapping import Mapping, MappingError, Tiling
@@ -67,11 +68,14 @@ def pinned_tiling(
     if gemm.grouped and tile["g"] > 1 and any(tile[n] < gemm.levels[n].total for n in gemm.grouped):
         whole = " ".join(f"{n}={gemm.levels[n].total}" for n in gemm.grouped)
         raise _wrong(name, f"g={tile['g']}", f"use g=1, or whole groups with {whole}")
-    usable = [flow.name for flow in usable_flows(gemm, tiling, machine, grouped)]
+    flows = FLOWS[:1] if gemm.turns > 1 else usable_flows(gemm, tiling, machine, grouped)
+    usable = [flow.name for flow in flows]
     if tiling.flow not in usable:
         raise _wrong(name, f"the flow '{tiling.flow}'", f"use {', '.join(usable)}")
     if tiling.pieces < 1 or machine.acc_rows % tiling.pieces:
         raise _wrong(name, f"pieces {tiling.pieces}", f"use a divisor of {machine.acc_rows}")
+    if tiling.pieces > 1 and gemm.turns > 1:
+        raise _wrong(name, f"pieces {tiling.pieces}", "both gradients at once share them out")
     if tiling.pieces > 1 and flow_named(tiling.flow).dataflow != "ws":
         raise _wrong(name, f"pieces {tiling.pieces}", "results that stay have no waves to cut")
     if tiling.depth < 1:
@@ -86,7 +90,7 @@ def _bytes(gemm: Gemm, machine: Machine, tiling: Tiling) -> int:
     """DRAM bytes under the placement rule."""
     tables = make_tables(gemm, {name: [size] for name, size in tiling.tiles})
     index = {name: np.zeros(1, np.int64) for name in gemm.levels}
-    done = work(tables, machine, index)
+    done = work(tables, as_paired(machine) if gemm.turns > 1 else machine, index)
     return int(traffic(tables, index, done, tiling.order).dram[0])
 
 

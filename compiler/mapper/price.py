@@ -128,6 +128,8 @@ def _compute(tables: Tables, machine: Machine, index: Index) -> tuple[np.ndarray
     repeats = 1
     for level in tables.levels.values():
         repeats *= 1 if level.name in inside else level.total
+    if gemm.turns > 1:
+        return _compute_in_turns(tables, machine, named, rows, repeats)
     if len(machine.modes) > 1:
         return compute_in_modes(tables, machine, named, rows, repeats)
     columns = _axis(named["N"], rows["N"], tables.columns / _units(named["N"]), machine.cols)
@@ -191,6 +193,34 @@ def compute_in_modes(
     return np.asarray(busy), np.asarray(time)
 
 
+def _compute_in_turns(
+    tables: Tables,
+    machine: Machine,
+    named: Mapping[str, Sequence[LevelTable]],
+    rows: Mapping[str, Sequence[np.ndarray]],
+    repeats: int,
+) -> tuple[np.ndarray, np.ndarray]:
+    """As `_compute`, both gradients by turns: a block of W stays for a wave of `acc_rows`, and
+    its block of dW is drained behind it, added to what is there already."""
+    busy, time = 0, 0.0
+    wide, at_n = _sizes(named["N"], rows["N"], tables.columns / _units(named["N"]))
+    for part in tables.parts:
+        each = part.rows / part.many / _units(named["M"])
+        high, at_m = _sizes(named["M"], rows["M"], each)
+        waves_of_all = sum(count * -(-size // machine.acc_rows) for count, size in high)
+        again = np.where(waves_of_all > 1, 2, 1)[at_m]
+        blocks = -(-part.depth // machine.rows)
+        for (cm, m), (cn, n) in product(high, wide):
+            strips = repeats * part.many * cm[at_m] * cn[at_n] * -(-n[at_n] // machine.cols)
+            for waves, length in _cut(m[at_m], machine.acc_rows):
+                stream = tables.gemm.turns * length
+                drain = again * machine.rows + length / blocks
+                fold = np.maximum(np.maximum(stream, machine.rows), drain)
+                busy = busy + strips * waves * blocks * stream
+                time = time + strips * waves * blocks * fold
+    return np.asarray(busy), np.asarray(time)
+
+
 def _cut(total: np.ndarray, block: int) -> tuple[tuple[np.ndarray, np.ndarray], ...]:
     """(count, size) of the whole blocks of a length and of what is left."""
     whole, rest = np.divmod(total, block)
@@ -243,10 +273,11 @@ def partial_sums(tables: Tables, index: Index, volume: Mapping[str, np.ndarray])
     gemm = tables.gemm
     if not gemm.may_convert:
         return np.zeros(volume["result"].shape, np.int64)
-    split = np.zeros(volume["result"].shape, bool)
-    for name in gemm.reducing:
+    # beside a result, sums gather over the waves of a tile as well
+    split = np.full(volume["result"].shape, gemm.gathers != "result")
+    for name in set(tables.levels) - tables.operands[gemm.gathers].depends:
         split = split | (tables.levels[name].trips[index[name]] > 1)
-    size = elements(tables, index, "result") * DTYPE_BYTES[gemm.accum]
+    size = elements(tables, index, gemm.gathers) * DTYPE_BYTES[gemm.accum]
     return np.where(split, size, 0)
 
 
@@ -269,9 +300,9 @@ def work(tables: Tables, machine: Machine, index: Index) -> Work:
     for name, level in tables.levels.items():
         trips = level.trips[index[name]]
         even = even * level.total / (trips * level.sizes[index[name]])
-        if name not in gemm.reducing:
+        if name in tables.operands[gemm.gathers].depends:
             results = results * trips
-    block = elements(tables, index, "result")
+    block = elements(tables, index, gemm.gathers)
     sweep = results * (machine.vector_startup_cycles + block / machine.lanes)
     skew = results * (machine.rows + machine.cols)
     time = time + np.where(sums > 0, sweep + skew, 0) + (sweep if gemm.clears() else 0)

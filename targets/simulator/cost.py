@@ -25,6 +25,10 @@ that, if longer (`Machine.port_words`).  Sums of parts of K drain one part after
 the way.  They cross between arrays, and of what is fed and drained the share of other groups'
 buffers crosses between groups: `link_byte`.
 
+In a mode of dataflow pair an ExecGEMM and the ExecOS behind it take turns in the PEs: of T turns a
+row each has T / 2, so the results of the first are there m cycles later, with those of the second,
+and the rows that both take cross the array once.
+
 Operands of the vector unit are read once where a stride of 0 repeats them.
 """
 
@@ -191,9 +195,10 @@ def exec_cost(f: Facts, i: Exec, env: Env) -> Cost:
     mode = _mode(f, i)
     _, across, deep = mode.split
     touched = m * n * deep * f.width(i.acc.buffer)
+    waiting = m * (mode.turns - mode.pace) if mode.dataflow == "pair" else 0
     return Cost(
         -(-m // mode.sub_waves) * mode.pace,
-        -(-k // deep) + -(-n // across) - 2,
+        -(-k // deep) + -(-n // across) - 2 + waiting,
         macs=m * k * n,
         mac_bits=max(16, 8 * width),
         lbuf=m * k * across * width,
@@ -208,12 +213,13 @@ def exec_os_cost(f: Facts, i: ExecOS, env: Env) -> Cost:
     mode = _mode(f, i)
     down, across, deep = mode.split
     again = i.accumulate.at(env) > 0
+    passing = 0 if mode.dataflow == "pair" else m
     return Cost(
         -(-k // mode.sub_waves) * mode.pace,
         -(-m // down) + -(-n // across) - 2,
         macs=m * k * n,
         mac_bits=max(16, 8 * width),
-        lbuf=(m * across + n * down) * k * width,
+        lbuf=(passing * across + n * down) * k * width,
         acc=0 if again else m * n * deep * f.width(i.acc.buffer),
     )
 
