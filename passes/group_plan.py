@@ -6,12 +6,34 @@ all runs that begin there takes one walk over the step.
 
 from __future__ import annotations
 
+from collections.abc import Sequence
 from dataclasses import dataclass
+from functools import cached_property
 from math import ceil
+from typing import overload
 
 import numpy as np
 
 from ccnn.passes.steps import ARRAY_OPS, Steps
+
+
+@dataclass(frozen=True)
+class Names(Sequence[str]):
+    """Some of the stores of a step, spelled out when asked for: most plans are thrown away."""
+
+    all: Sequence[str]
+    places: np.ndarray
+
+    def __len__(self) -> int:
+        return len(self.places)
+
+    @overload
+    def __getitem__(self, at: int) -> str: ...
+    @overload
+    def __getitem__(self, at: slice) -> Sequence[str]: ...
+    def __getitem__(self, at: int | slice) -> str | Sequence[str]:
+        found = self.places[at]
+        return [self.all[k] for k in found] if isinstance(at, slice) else self.all[found]
 
 
 @dataclass(frozen=True)
@@ -24,8 +46,8 @@ class Plan:
     """What starting its kernels costs, in bytes."""
     sub_batch: int = 0
     """Samples at a time; 0: the whole batch at once."""
-    resident: tuple[str, ...] = ()
-    kept: tuple[str, ...] = ()
+    resident: Sequence[str] = ()
+    kept: Sequence[str] = ()
     alone: bool = False
     rows: int = 0
     """Rows of the coarsest tensor at a time; 0: whole images."""
@@ -187,18 +209,15 @@ class Look:
 
         `terms` are the batch and what one start of a kernel costs.
         """
-        t, (batch, start) = self.window.tables, terms
+        batch, start = terms
         rounds = ceil(batch / sub_batch)
-        size, partial, batched = self.of(t.size), self.of(t.partial), self.of(t.batched)
-        away = np.where(batched, self.reads + self.written, 0.0) * size
-        weight = np.where(~batched & ~self.written, self.reads * size * rounds, 0.0)
-        sums = self.reads * size + size + 2 * partial * (rounds - 1)
-        away += weight + np.where(~batched & self.written, sums, 0.0)
-        bytes_moved = float(away.sum() - self.saved()[resident].sum())
+        once, again = self._away
+        away = once + again * rounds
+        bytes_moved = float(away.sum() - self._saved[resident].sum())
         kept: np.ndarray = np.zeros(0, np.int64)
         if room is not None:
-            gain = np.where(self.of(t.fixed), 0.0, away - size)
-            kept = _fill(gain, self.of(t.room), room)
+            gain = np.where(self._fixed, 0.0, away - self._size)
+            kept = _fill(gain, self._room, room)
             bytes_moved -= float(gain[kept].sum())
         return Plan(
             bytes_moved,
@@ -208,9 +227,34 @@ class Look:
             self._names(kept),
         )
 
-    def _names(self, places: np.ndarray) -> tuple[str, ...]:
+    @cached_property
+    def _away(self) -> tuple[np.ndarray, np.ndarray]:
+        """Bytes that each store moves from DRAM and back: once, and more in each iteration."""
         t = self.window.tables
-        return tuple(t.names[k] for k in self.window.touched[places])
+        size, partial, batched = self._size, self.of(t.partial), self.of(t.batched)
+        sums = self.reads * size + size - 2 * partial
+        once = np.where(batched, (self.reads + self.written) * size, self.written * sums)
+        again = np.where(self.written, 2 * partial, self.reads * size)
+        return once, np.where(batched, 0.0, again)
+
+    @cached_property
+    def _saved(self) -> np.ndarray:
+        return self.saved()
+
+    @cached_property
+    def _size(self) -> np.ndarray:
+        return self.of(self.window.tables.size)
+
+    @cached_property
+    def _room(self) -> np.ndarray:
+        return self.of(self.window.tables.room)
+
+    @cached_property
+    def _fixed(self) -> np.ndarray:
+        return self.of(self.window.tables.fixed)
+
+    def _names(self, places: np.ndarray) -> Names:
+        return Names(self.window.tables.names, self.window.touched[places])
 
     def squeeze(self, sub_batch: int, free: float) -> np.ndarray:
         """Stores that fit together at this sub-batch, those first that save most for their room."""
@@ -235,9 +279,11 @@ def _fill(gain: np.ndarray, room: np.ndarray, free: float) -> np.ndarray:
     if room[worth].sum() <= free:
         return worth
     order = np.lexsort((worth, -room[worth], -gain[worth] / np.maximum(room[worth], 1.0)))
-    kept = []
-    for k in worth[order]:
-        if room[k] <= free:
-            free -= float(room[k])
-            kept.append(k)
-    return np.array(kept, np.int64)
+    kept, left = [], worth[order]
+    while len(left):  # as many as fit one behind the other, then the others that still fit
+        fit = int(np.searchsorted(np.cumsum(room[left]), free, "right"))
+        kept.append(left[:fit])
+        free -= float(room[left[:fit]].sum())
+        left = left[fit:]
+        left = left[room[left] <= free]
+    return np.concatenate([worth[:0], *kept])

@@ -21,8 +21,8 @@ the paper's greedy merging.  `mode`:
     mbs2   whatever a group hands on resides, the shortcut too
     best   mbs2, and also: larger sub-batches with part of it in DRAM, smaller ones with more
            kept, bands of rows where one sample does not fit, groups that turn from forward to
-           backward, and where there are barriers also an order in which cheap vector work waits
-           until its result is needed
+           backward, cuts within units (passes/move_cuts.py), and where there are barriers also an
+           order in which cheap vector work waits until its result is needed
 
 Nodes that need the whole batch at once (statistics of an exact batch norm, then what reads them)
 are never in one looped group.  Where not even the smallest sub-batch fits, nodes stay alone.
@@ -42,6 +42,7 @@ from ccnn.passes.batch_axis import batch_axis
 from ccnn.passes.graph import Graph, GraphError
 from ccnn.passes.group_plan import Look, Plan, Tables, Window
 from ccnn.passes.grouping import Cuts, group_exactly, group_greedily
+from ccnn.passes.move_cuts import moved_cuts
 from ccnn.passes.place_groups import place_groups
 from ccnn.passes.row_plan import Price, RowPlanner
 from ccnn.passes.sink import data_gradients_first, sink_nodes
@@ -50,6 +51,14 @@ from ccnn.passes.traffic import iterations_of, moved, uses
 
 Mode = Literal["none", "full", "mbs1", "mbs2", "best"]
 Method = Literal["exact", "greedy"]
+
+
+Chosen = list[tuple[tuple[int, int], Plan]]
+"""Groups as positions (first, one past the last) and plans."""
+
+
+def _cost(groups: Chosen) -> float:
+    return sum(plan.cost for _, plan in groups)
 
 
 @dataclass(frozen=True)
@@ -80,6 +89,9 @@ class SerializeMinibatch:
     """Rows that two bands need are made twice: so many multiplications cost as much as a byte."""
     most_units: int = 128
     """Neighbouring units that move less than this part of all bytes are cut as one."""
+    reach: int = 12
+    """Under `best`, how many nodes at a time the end of a group is moved by, to find a better one;
+    0: groups are whole units."""
     bytes_per: ElementBytes = field(default_factory=ElementBytes)
 
     def __post_init__(self) -> None:
@@ -108,7 +120,9 @@ class SerializeMinibatch:
         for order in orders:
             planner = Planner(make_steps(order, axis, self.bytes_per), self)
             groups = planner.refined(planner.choose())
-            planned.append((sum(p.cost for _, p in groups), planner.steps, groups))
+            if self.mode == "best" and self.method == "exact" and self.reach:
+                groups = planner.moved(groups)
+            planned.append((_cost(groups), planner.steps, groups))
         _, steps, groups = min(planned, key=lambda p: p[0])
         return place_groups(steps, groups)
 
@@ -152,11 +166,20 @@ class Planner:
         if self.options.method == "greedy":
             return greedy
         exact = group_exactly(self.units, self.price)
-        return min((exact, greedy), key=lambda g: sum(p.cost for _, p in self.refined(g)))
+        return min((exact, greedy), key=lambda g: _cost(self.refined(g)))
 
-    def refined(self, groups: Cuts) -> list[tuple[tuple[int, int], Plan]]:
+    def refined(self, groups: Cuts) -> Chosen:
         """Positions and plans of the groups; under `best` with more plans tried for each."""
         return [((self.bounds[i], self.bounds[j]), self._refine(i, j)) for i, j in groups]
+
+    def moved(self, groups: Chosen) -> Chosen:
+        """The groups with better ends than where units begin, where there are any."""
+        end = len(self.steps.nodes)
+        fine = Planner(self.steps, self.options, range(end + 1))
+        cuts = {0, *(high for (_, high), _ in groups)}
+        cuts |= {k for (low, high), plan in groups if plan.alone for k in range(low, high)}
+        cuts = moved_cuts(sorted(cuts), fine.price, unit_bounds(self.steps), self.options.reach)
+        return min(groups, fine.refined(tuple(pairwise(cuts))), key=_cost)
 
     def _one_each_way(self) -> Cuts:
         turn = next(k for k in range(self.units + 1) if self.bounds[k] >= self.steps.backward)

@@ -18,7 +18,9 @@ from ccnn.passes.check import verify
 from ccnn.passes.graph import Builder, Graph, GraphError
 from ccnn.passes.grouping import group_exactly, group_greedily, total
 from ccnn.passes.interpret import interpret
+from ccnn.passes.move_cuts import moved_cuts
 from ccnn.passes.norm_policy import NormPolicy
+from ccnn.passes.place_groups import place_groups
 from ccnn.passes.recompute import Recompute
 from ccnn.passes.serialize_minibatch import Planner, SerializeMinibatch, unit_bounds
 from ccnn.passes.sink import sink_nodes
@@ -86,16 +88,48 @@ def test_groups_compute_the_same_move_what_is_estimated_and_fit(norm, mode, buff
         assert moved.total < 0.7 * estimate(graph).total
 
 
-@pytest.mark.parametrize("norm", ["exact", "group"])
-def test_the_planner_prices_as_the_formula_says(norm):
+@given(prices, st.sets(st.integers(1, 11)), st.sets(st.integers(1, 11)), st.integers(0, 3))
+@settings(max_examples=60, deadline=None)
+def test_no_single_step_leads_from_moved_cuts_to_a_lower_price(case, begin, marks, reach):
+    count, table = case
+
+    def price(i: int, j: int) -> float:
+        value = table[12 * i + j - 1]
+        return value if value < inf or j > i + 1 else 60
+
+    def cost(cuts) -> float:
+        return sum(price(i, j) for i, j in pairwise(cuts))
+
+    first = sorted({0, count, *(c for c in begin if c < count)})
+    cuts = moved_cuts(first, price, marks, reach)
+    assert cuts == sorted(set(cuts))
+    assert (cuts[0], cuts[-1]) == (0, count)
+    assert cost(cuts) <= cost(first)
+    for low, at, high in zip(cuts, cuts[1:], cuts[2:], strict=False):
+        near = [[p] for p in range(low + 1, high) if abs(p - at) <= reach]
+        for between in ([], *near):
+            assert cost([low, at, high]) <= cost([low, *between, high])
+    for low, high in pairwise(cuts):
+        for p in range(low + 1, high):
+            if p in marks or p - low <= reach or high - p <= reach:
+                assert price(low, high) <= cost([low, p, high])
+
+
+@pytest.mark.parametrize(("norm", "better"), [("exact", True), ("group", False)])
+def test_the_planner_prices_as_the_formula_says(norm, better):
     graph = step(norm)
     options = SerializeMinibatch(buffer_bytes=1500, most_units=1000)
     planner = Planner(make_steps(graph, batch_axis(graph), options.bytes_per), options)
     chosen = planner.refined(planner.choose())
     rest = estimate(graph).total - sum(planner.alone)
-    grouped = options(graph)
-    assert sum(p.moved for _, p in chosen) + rest == estimate(grouped).total
-    assert len(grouped.groups) == sum(not p.alone for _, p in chosen) > 1
+    moved = []
+    for groups in (chosen, planner.moved(chosen)):
+        grouped = place_groups(planner.steps, groups)
+        moved.append(estimate(grouped).total)
+        assert sum(p.moved for _, p in groups) + rest == moved[-1]
+        assert len(grouped.groups) == sum(not p.alone for _, p in groups) > 1
+    assert estimate(options(graph)).total <= moved[1] <= moved[0]
+    assert (moved[1] < moved[0]) == better
 
 
 @pytest.mark.parametrize("mode", MODES[1:])
