@@ -185,6 +185,7 @@ def compile_options(
         norm=settings.norm,
         serialize=settings.serialize,
         recompute=settings.recompute,
+        rows=settings.rows,
         mapper=settings.mapper,
         interleave=settings.interleave,
         pinned=None if settings.from_mapping is None else read_mapping(settings.from_mapping),

@@ -35,6 +35,7 @@ from ccnn.passes.interpret import interpret
 from ccnn.passes.norm_policy import NormPolicy
 from ccnn.passes.pipeline import DEFAULT, run_pipeline
 from ccnn.passes.recompute import Recompute
+from ccnn.passes.row_plan import macs_made_again
 from ccnn.passes.serialize_minibatch import SerializeMinibatch
 from ccnn.passes.share_gradients import ShareGradients
 from ccnn.passes.traffic import estimate
@@ -69,6 +70,8 @@ class CompileOptions:
     auto: whatever turns out best."""
     recompute: Recomputation | Literal["auto"] = "none"
     """What the backward pass makes anew rather than fetches; auto: whatever turns out best."""
+    rows: Literal["auto", "off"] = "auto"
+    """Whether `best` and `auto` may go through images by bands of rows."""
     tiles: float | None = None
     """Share of the buffer that groups leave to the tiles that stream through it; None: the first
     of a few that all groups fit beside."""
@@ -99,6 +102,7 @@ class CompileOptions:
 _NOTHING_CHOSEN: Any = {
     "serialize": "none",
     "recompute": "none",
+    "rows": "auto",
     "tiles": None,
     "objective": "time",
     "budget": None,
@@ -263,7 +267,8 @@ def _choose(front: _Front, o: CompileOptions, tell: Progress, watch: GraphWatche
     def estimated(c: Candidate) -> float:
         graph, sizes = again(c.recompute), element_bytes(o)
         whole = grouped(graph, front.machine, options(c), c.tiles or 0.0)
-        work = Work(estimate(whole, sizes).total, count_macs(graph), 8 * sizes.element)
+        macs = count_macs(graph) + macs_made_again(whole)
+        work = Work(estimate(whole, sizes).total, macs, 8 * sizes.element)
         return predict(o.objective, front.machine, work)
 
     def executed(c: Candidate) -> tuple[Compilation, Trace]:

@@ -40,6 +40,7 @@ class Settings:
     norm: Literal["exact", "group", "ghost"]
     serialize: Literal["none", "fused", "full", "mbs1", "mbs2", "best", "auto"]
     recompute: Literal["none", "cheap", "layers", "auto"]
+    rows: Literal["auto", "off"]
     objective: Literal["time", "traffic", "energy"] | None
     """None: there is nothing to choose."""
     budget: float | None
@@ -207,6 +208,14 @@ _SCHEDULE = (
         show_default=True,
         help="Make norms and activations (or whole layers) anew in the backward pass instead of "
         "keeping them; auto: what turns out best.",
+    ),
+    click.option(
+        "--rows",
+        type=click.Choice(("auto", "off")),
+        default="auto",
+        show_default=True,
+        help="Let --serialize best go through images by bands of rows where one sample does not "
+        "fit.",
     ),
     click.option(
         "--objective",

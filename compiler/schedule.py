@@ -59,6 +59,7 @@ def grouped(graph: Graph, machine: Machine, o: CompileOptions, share: float) -> 
     }
     if o.serialize == "fused":
         return run_pipeline(graph, (FuseLayers(**room),))
+    room["rows"] = o.rows == "auto"
     return run_pipeline(graph, (SerializeMinibatch(mode=o.serialize, **room),))
 
 

@@ -10,6 +10,7 @@ from collections.abc import Collection
 from dataclasses import dataclass
 from itertools import accumulate
 
+from ccnn.passes.graph import Graph
 from ccnn.passes.group_plan import Plan
 from ccnn.passes.ops import op_named
 from ccnn.passes.row_bands import NoBands, RowBands, row_bands, work_of
@@ -117,20 +118,29 @@ class RowPlanner:
                     room -= found[s].store.room
                     kept.add(s)
         moved = float(sum(moved_by_rows(found, bands, batch, resident | kept)))
-        starts = self.price.start * count * len(bands.nodes) + self.price.mac * self._again(bands)
+        starts = self.price.start * count * len(bands.nodes) + self.price.mac * made_again(bands)
         order = [s for s in found if s in resident]
         return Plan(
             moved, starts, 1, tuple(order), tuple(s for s in found if s in kept), rows=bands.rows
         )
 
-    def _again(self, bands: RowBands) -> int:
-        """Multiplications of rows that are made twice."""
-        graph, again = self.steps.graph, 0
-        for node in bands.nodes:
-            driver = bands.works[node.name].driver
-            more = bands.totals.worked[node.name] - bands.height(driver)
-            if node.op in ARRAY_OPS and more:
-                inputs = [graph[i] if i else None for i in node.inputs]
-                macs = op_named(node.op).macs(node, inputs, [graph[o] for o in node.outputs])
-                again += macs * more // bands.height(driver)
-        return again
+
+def made_again(bands: RowBands) -> int:
+    """Multiplications for rows that a band makes although another one has made them."""
+    graph, again = bands.graph, 0
+    for node in bands.nodes:
+        driver = bands.works[node.name].driver
+        more = bands.totals.worked[node.name] - bands.height(driver)
+        if node.op in ARRAY_OPS and more:
+            inputs = [graph[i] if i else None for i in node.inputs]
+            macs = op_named(node.op).macs(node, inputs, [graph[o] for o in node.outputs])
+            again += macs * more // bands.height(driver)
+    return again
+
+
+def macs_made_again(graph: Graph) -> int:
+    """Multiplications of a step beyond those of its nodes: rows that bands of its groups make
+    twice."""
+    nodes = {n.name: n for n in graph.nodes}
+    runs = [(g.rows, [nodes[n] for n in g.nodes]) for g in graph.groups if g.rows]
+    return sum(made_again(row_bands(graph, run, rows)) for rows, run in runs)

@@ -12,9 +12,10 @@ from reference import errors
 from serialised import run_serialised
 from test_groups import compiled
 
+from ccnn.compiler import schedule
 from ccnn.compiler.codegen import generate, make_context, plan_groups
 from ccnn.compiler.codegen.emit import CodegenError
-from ccnn.compiler.driver import run_steps
+from ccnn.compiler.driver import CompileOptions, run_steps
 from ccnn.compiler.mapper import map_graph
 from ccnn.compiler.reader import ReadOptions, read_model
 from ccnn.passes.autodiff import Optimizer, differentiate
@@ -25,6 +26,7 @@ from ccnn.passes.interpret import interpret
 from ccnn.passes.pipeline import DEFAULT, run_pipeline
 from ccnn.passes.place_groups import place_groups
 from ccnn.passes.row_bands import NoBands, row_bands, work_of
+from ccnn.passes.row_plan import macs_made_again
 from ccnn.passes.serialize_minibatch import SerializeMinibatch
 from ccnn.passes.steps import ElementBytes, make_steps
 from ccnn.passes.text import parse_graph, print_graph
@@ -192,6 +194,27 @@ def test_the_pass_cuts_rows_where_one_sample_does_not_fit_and_nowhere_else():
     assert chosen[1, True][0] < chosen[1, False][0]
     assert chosen[2, True][0] < chosen[2, False][0]
     assert chosen[64, True] == chosen[64, False]
+
+
+@pytest.mark.parametrize("name", ["vgg", "deep", "dilated"])
+def test_the_work_that_bands_do_twice_is_what_the_program_does_more(name):
+    graph = step_of(name)
+    grouped = in_rows(graph, 3)
+    macs = [
+        simulate(generate(c, map_graph(c)), WAVECORE).macs
+        for c in (make_context(g, WAVECORE, "float64") for g in (graph, grouped))
+    ]
+    assert macs[1] - macs[0] == macs_made_again(grouped) > 0
+    assert macs_made_again(graph) == 0
+
+
+@pytest.mark.parametrize("rows", ["auto", "off"])
+def test_rows_can_be_switched_off(rows):
+    machine = replace(WAVECORE, gbuf_bytes=2048)
+    options = CompileOptions(serialize="best", rows=rows)
+    graph = schedule.grouped(step_of("deep", 4), machine, options, 0.0)
+    assert graph.groups
+    assert any(g.rows for g in graph.groups) == (rows == "auto")
 
 
 def test_what_bands_make_twice_must_be_resident():
