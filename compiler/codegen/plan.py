@@ -311,17 +311,21 @@ def _rectangles(
 ) -> list[Rectangle]:
     """The regions of a group before they have addresses."""
     life: dict[str, list[int]] = {}
+    shown: dict[str, list[str]] = {}
     for at, node in enumerate(nodes):
         for t in (*node.inputs, *node.outputs):
             if t in names:
                 life.setdefault(names[t], []).append(at)
+                shown.setdefault(names[t], []).append(t)
     kept = {root[t] for t in group.kept}
     found = []
     for name, touched in life.items():
-        local = _local(context.graph[name], axis, samples)
+        # of the shapes that the nodes see: zeros go around these, not around one made elsewhere
+        local = (_local(context.graph[t], axis, samples) for t in dict.fromkeys(shown[name]))
         size = max(
-            _bytes(with_margin(t.shape(local), t.margins.get(name)), context.dtypes[name])
-            for t in turns
+            _bytes(with_margin(turn.shape(t), turn.margins.get(name)), context.dtypes[name])
+            for t in local
+            for turn in turns
         )
         begin, end = min(touched), max(touched) + 1
         if name in kept:
