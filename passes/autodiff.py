@@ -61,7 +61,7 @@ def differentiate(
     or does not reach the loss.
     """
     _check_loss(graph, loss)
-    graph, running = _chain_state(graph)
+    graph, running = _chain_state(_named_results(graph))
     b = ScopedBuilder(base=graph)
     parameters = _trainable(graph, loss, wanted, frozen)
     for name in input_gradients:
@@ -88,6 +88,21 @@ def _check_loss(graph: Graph, loss: str) -> None:
         raise GraphError(f"the loss '{loss}' is no tensor of the graph")
     if graph[loss].size != 1:
         raise GraphError(f"the loss '{loss}' has shape {graph[loss].shape}, it must be one number")
+
+
+def _named_results(graph: Graph) -> Graph:
+    """Every result has a name, as gradients may read those that a graph by hand leaves out."""
+    if all(all(node.outputs) for node in graph.nodes):
+        return graph
+    b, nodes = ScopedBuilder(base=graph), []
+    for node in graph.nodes:
+        results = op_named(node.op).infer(node, [graph[i] if i else None for i in node.inputs])
+        names = [
+            name or b.declare(b.fresh(f"{node.name}.{k}"), shape, "value", dtype)
+            for k, (name, (shape, dtype)) in enumerate(zip(node.outputs, results, strict=True))
+        ]
+        nodes.append(replace(node, outputs=tuple(names)))
+    return replace(graph, nodes=tuple(nodes), tensors=dict(b.tensors))
 
 
 def _chain_state(graph: Graph) -> tuple[Graph, dict[str, str]]:

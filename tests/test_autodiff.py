@@ -10,6 +10,7 @@ from ccnn.passes.check import verify
 from ccnn.passes.graph import Builder, Graph, GraphError
 from ccnn.passes.interpret import after_step, interpret
 from ccnn.passes.pipeline import run_pipeline
+from ccnn.passes.text import parse_graph
 
 CONV = {"strides": (1, 1), "pads": (1, 1, 1, 1), "dilations": (1, 1), "group": 1}
 RNG = np.random.default_rng(5)
@@ -176,6 +177,36 @@ def test_bad_requests_are_explained(options, message):
 def test_bad_optimizers_are_refused(options):
     with pytest.raises(GraphError):
         Optimizer(**options)
+
+
+@pytest.mark.parametrize(
+    ("named", "absent"),
+    [
+        ("%loss: accum[], %lse: accum[4, 1] = softmax", "%loss: accum[], _ = softmax"),
+        ("%d: float[4, 3], %mask: bytes[4, 3] = drop", "%d: float[4, 3], _ = drop"),
+    ],
+)
+def test_results_that_a_gradient_reads_need_no_name(named, absent):
+    text = """graph by_hand
+input %x: float[4, 8]
+input %target: index[4]
+parameter %w: float[3, 8]
+%scores: float[4, 3] = matmul(%x, %w) {trans_a=False, trans_b=True}  # fc forward
+%d: float[4, 3], %mask: bytes[4, 3] = dropout(%scores) {ratio=0.5}  # drop forward
+%loss: accum[], %lse: accum[4, 1] = softmax_cross_entropy(%d, %target)  # ce loss
+output %loss
+"""
+    rng = np.random.default_rng(0)
+    values = {"x": rng.standard_normal((4, 8)), "target": np.array([0, 2, 1, 1])}
+    values["w"] = rng.standard_normal((3, 8))
+    assert named in text
+    found = []
+    for each in (text, text.replace(named, absent)):
+        step = differentiate(parse_graph(each), "loss")
+        verify(step)
+        found.append(interpret(step, values)[step.gradients["w"]])
+    assert np.abs(found[0]).max() > 0
+    np.testing.assert_array_equal(*found)
 
 
 def test_interpreter_frees_and_checks():

@@ -84,7 +84,7 @@ def make_payload(
         "cycles": report["totals"]["cycles"],
         "clock_ghz": report["machine"]["clock_ghz"],
         "gbuf": report["machine"]["gbuf_bytes"],
-        "peak": report["machine"]["rows"] * report["machine"]["cols"],
+        "peak": report["machine"]["rows"] * report["machine"]["cols"] * report["machine"]["arrays"],
         "bandwidth": report["machine"]["dram_bandwidth_gib_s"]
         * 2**30
         / (report["machine"]["clock_ghz"] * 1e9),
