@@ -32,8 +32,7 @@ sys.path.insert(0, str(Path(__file__).parent))
 
 from architectures import densenet, inception_v4
 from gemms import CLASSES, Network
-
-from ccnn.compiler.mapper.gradients import (
+from gradient_model import (
     INTERLEAVED,
     SCHEDULES,
     Counting,
@@ -42,6 +41,7 @@ from ccnn.compiler.mapper.gradients import (
     held_results,
     held_weights,
 )
+
 from ccnn.targets.machine import load_machine
 
 SIDES, PIXELS = (16, 32, 64, 128, 256), (1, 16, 32, 64, 128, 256)

@@ -4,8 +4,7 @@ from __future__ import annotations
 
 import intergrad
 import pytest
-
-from ccnn.compiler.mapper.gradients import INTERLEAVED, Counting, Layer, gradient_cost
+from gradient_model import INTERLEAVED, Counting, Layer, gradient_cost
 
 # side: gains of a fold at P = 1, 16, 32, 64, 128, 256 without and with the drain of a held result,
 # computed separately from the dataflows

@@ -1,4 +1,7 @@
-"""Both gradients of a layer on one array: one after the other, or interleaved, by cost.
+"""Both gradients of a layer on one array in closed formulas, to hold published figures against.
+
+What ccnn compiles is not chosen by these: each gradient takes the flow the mapper finds fastest,
+and `--interleave auto` keeps both apart or together by executing them.
 
 dX[P, M] = dY[P, K] @ W[K, M] and dW[K, M] = dY^T[K, P] @ X[P, M] share dY.  With c(n, s) folds of
 side s in n, an array of r rows and q columns, and a fold of T steps taking T + 2r + q - 2 cycles
@@ -18,9 +21,6 @@ what else may have been counted.
 from __future__ import annotations
 
 from dataclasses import dataclass
-
-from ccnn.compiler.mapping import MappingError
-from ccnn.targets.machine import Machine
 
 INTERLEAVED = "interleaved"
 SCHEDULES = {
@@ -43,7 +43,7 @@ class Layer:
 
     def __post_init__(self) -> None:
         if min(self.p, self.k, self.m) < 1:
-            raise MappingError(
+            raise ValueError(
                 f"a layer of P={self.p}, K={self.k}, M={self.m}; each must be at least 1"
             )
 
@@ -107,7 +107,7 @@ def gradient_cost(
 ) -> GradientCost:
     """Cycles and words of both gradients; the module's formulas."""
     if schedule not in SCHEDULES:
-        raise MappingError(f"no schedule '{schedule}'; there are {', '.join(SCHEDULES)}")
+        raise ValueError(f"no schedule '{schedule}'; there are {', '.join(SCHEDULES)}")
     p, k, m = layer.p, layer.k, layer.m
     array = rows, cols, counting
     flow_x, flow_w = SCHEDULES[schedule]
@@ -120,15 +120,3 @@ def gradient_cost(
     x = held_weights(p, k, m, *array) if flow_x == "ws" else held_results(k, p, m, *array)
     w = held_results(p, k, m, *array) if flow_w == "os" else held_weights(k, p, m, *array)
     return GradientCost(schedule, x[0] + w[0], x[1] + w[1])
-
-
-def usable(machine: Machine) -> tuple[str, ...]:
-    """The schedules whose dataflows the machine has modes for."""
-    known = {mode.dataflow for mode in machine.array_modes}
-    return tuple(name for name, flows in SCHEDULES.items() if known.issuperset(flows))
-
-
-def best_schedule(layer: Layer, machine: Machine) -> GradientCost:
-    """The schedule of fewest cycles on one array, then of fewest words."""
-    costs = [gradient_cost(layer, machine.rows, machine.cols, s) for s in usable(machine)]
-    return min(costs, key=lambda cost: (cost.cycles, cost.words))
