@@ -188,6 +188,7 @@ def compile_options(
         rows=settings.rows,
         mapper=settings.mapper,
         interleave=settings.interleave,
+        gradients=settings.gradients,
         pinned=None if settings.from_mapping is None else read_mapping(settings.from_mapping),
         objective=settings.objective or "time",
         budget=settings.budget,

@@ -37,7 +37,7 @@ Recomputation = Literal["none", "cheap", "layers"]
 PAIRS = 5
 SERIALIZE: tuple[Serialization, ...] = get_args(Serialization)
 RECOMPUTE: tuple[Recomputation, ...] = get_args(Recomputation)
-TILES = (0.25, 0.4)
+TILES = (0.1, 0.25, 0.4)
 """Shares of the buffer that groups leave to the tiles that stream through it."""
 
 KEYS = {"time": "cycles", "traffic": "dram_bytes", "energy": "energy_pj"}

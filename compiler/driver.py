@@ -84,6 +84,10 @@ class CompileOptions:
     interleave: Literal["auto", "off", "tile", "element"] = "off"
     """Whether dX and dW of a layer share one sweep over dY: where it pays, nowhere, or wherever it
     fits, tile by tile in the buffer or element by element in the array."""
+    gradients: bool = True
+    """Whether the gradients of parameters are results of the step. If not, a gradient that an
+    update takes in the epilogue of its layer, as on all schedules but the conventional one, never
+    reaches DRAM."""
     pinned: Mapping | None = None
     """Tilings and cuts to take as they are; what it lacks is mapped."""
 
@@ -107,6 +111,7 @@ _NOTHING_CHOSEN: Any = {
     "objective": "time",
     "budget": None,
     "interleave": "off",
+    "gradients": True,
 }
 
 

@@ -8,7 +8,7 @@ from functools import partial
 
 from ccnn.compiler.codegen import gemm_of, group_kernel, make_context, pair_kernel, plan_groups
 from ccnn.compiler.codegen.gemm import Gemm
-from ccnn.compiler.codegen.group import group_scope, tiling_key
+from ccnn.compiler.codegen.group import group_scope, tiling_key, with_guests
 from ccnn.compiler.codegen.pair import pair_gemm
 from ccnn.compiler.codegen.plan import GroupPlan
 from ccnn.compiler.codegen.scope import Scope
@@ -71,7 +71,7 @@ class Block:
         """Tilings of one node next in price in the room it has in the group, and what writes the
         group with each, all other nodes as they are."""
         samples, turn = self.plan.runs[0].part.size, self.plan.turns[0]
-        scope = group_scope(self.context, self.plan, samples)
+        scope = with_guests(group_scope(self.context, self.plan, samples), self.plan, node.name)
         gemm = gemm_of(turn.at(scope, node), turn.node(node))
         room = mapping.rooms.get(self.plan.name, self.plan.budget)
         machine = replace(self.context.machine, gbuf_bytes=room)

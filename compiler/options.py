@@ -46,6 +46,7 @@ class Settings:
     budget: float | None
     mapper: Literal["exact", "heuristic"]
     interleave: Literal["auto", "off", "tile", "element"]
+    gradients: bool
     from_mapping: Path | None
     assumed: tuple[str, ...]
 
@@ -78,6 +79,7 @@ def _settings(values: dict[str, Any]) -> Settings:
     taken.setdefault("target", "")  # of a command that involves no machine
     taken.setdefault("mapper", "exact")
     taken.setdefault("interleave", "off")
+    taken.setdefault("gradients", True)
     taken.setdefault("from_mapping", None)
     return Settings(**taken, assumed=tuple(assumed))
 
@@ -216,6 +218,13 @@ _SCHEDULE = (
         show_default=True,
         help="Let --serialize best go through images by bands of rows where one sample does not "
         "fit.",
+    ),
+    click.option(
+        "--gradients/--no-gradients",
+        default=True,
+        show_default=True,
+        help="Whether gradients of parameters are results. If not, those that an update takes "
+        "on chip, as it does wherever --serialize is not none, are never written.",
     ),
     click.option(
         "--objective",

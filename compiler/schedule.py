@@ -13,6 +13,7 @@ from ccnn.compiler.interleave import keep_what_pays
 from ccnn.compiler.mapper import map_graph
 from ccnn.compiler.mapping import GroupDoesNotFit, Mapping
 from ccnn.passes.fuse_layers import FuseLayers
+from ccnn.passes.fuse_updates import FuseUpdates
 from ccnn.passes.graph import Graph
 from ccnn.passes.interleave_gradients import InterleaveGradients
 from ccnn.passes.pipeline import run_pipeline
@@ -57,10 +58,14 @@ def grouped(graph: Graph, machine: Machine, o: CompileOptions, share: float) -> 
         "in_place": True,
         "bytes_per": element_bytes(o),
     }
-    if o.serialize == "fused":
-        return run_pipeline(graph, (FuseLayers(**room),))
-    room["rows"] = o.rows == "auto"
-    return run_pipeline(graph, (SerializeMinibatch(mode=o.serialize, **room),))
+    grouping = (
+        FuseLayers(**room)
+        if o.serialize == "fused"
+        else SerializeMinibatch(mode=o.serialize, rows=o.rows == "auto", **room)
+    )
+    # pairs of gradients move nodes as well, and know nothing of updates between them
+    updates = (FuseUpdates(gradients=o.gradients),) if o.interleave == "off" else ()
+    return run_pipeline(graph, (grouping, *updates))
 
 
 def grouped_and_mapped(

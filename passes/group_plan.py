@@ -51,6 +51,8 @@ class Plan:
     alone: bool = False
     rows: int = 0
     """Rows of the coarsest tensor at a time; 0: whole images."""
+    leaving: tuple[int, ...] = ()
+    """Positions of weight gradients that run behind the group, each on the whole batch."""
 
     @property
     def cost(self) -> float:
@@ -87,6 +89,17 @@ class Tables:
         layers = [n.op in ARRAY_OPS and steps.axis.kinds[n.name] == "keeps" for n in steps.nodes]
         self.layers = np.concatenate([[0], np.cumsum(layers)]).astype(np.int64)
         """Layers before each position; a layer is a convolution or product of samples."""
+        self.gradients = np.array(
+            [
+                (k, *self.reads[k], self.writes[k][0])
+                for k, n in enumerate(steps.nodes)
+                if n.op in ARRAY_OPS
+                and steps.axis.kinds[n.name] == "sums"
+                and len(self.reads[k]) == 2
+            ],
+            np.int64,
+        ).reshape(-1, 4)
+        """Rows (position of a weight gradient, its operands, its result)."""
         self.merges = [steps.axis.kinds[n.name] == "merges" for n in steps.nodes]
         over = [o for k in range(end) for o in self._over(k)] if in_place else []
         self.over = np.array(over, np.int64).reshape(-1, 3)
@@ -203,11 +216,17 @@ class Look:
         return np.where(self.written, inside, self.reads - 1) * self.of(self.window.tables.size)
 
     def plan(
-        self, resident: np.ndarray, sub_batch: int, terms: tuple[int, float], room: float | None
+        self,
+        resident: np.ndarray,
+        sub_batch: int,
+        terms: tuple[int, float],
+        room: float | None,
+        leave: bool = False,
     ) -> Plan:
         """The group with these stores resident; `room` bytes may keep others (None: none may).
 
-        `terms` are the batch and what one start of a kernel costs.
+        `terms` are the batch and what one start of a kernel costs.  With `leave`, weight
+        gradients leave the group where operands in DRAM are cheaper than partial sums.
         """
         batch, start = terms
         rounds = ceil(batch / sub_batch)
@@ -219,13 +238,51 @@ class Look:
             gain = np.where(self._fixed, 0.0, away - self._size)
             kept = _fill(gain, self._room, room)
             bytes_moved -= float(gain[kept].sum())
+        left, saves = self._leaving(resident, kept, rounds) if leave and rounds > 1 else ((), 0.0)
+        staying = self.window.high - self.window.low - len(left)
         return Plan(
-            bytes_moved,
-            start * rounds * (self.window.high - self.window.low),
+            bytes_moved - saves,
+            start * (rounds * staying + len(left)),
             0 if sub_batch >= batch else sub_batch,
             self._names(np.flatnonzero(resident)),
             self._names(kept),
+            leaving=left,
         )
+
+    def _leaving(
+        self, resident: np.ndarray, kept: np.ndarray, rounds: int
+    ) -> tuple[tuple[int, ...], float]:
+        """Weight gradients that had better run behind the group, and the bytes that saves."""
+        rows, made, read = self._gradients
+        sums = 2 * self._partial[made] * (rounds - 1)
+
+        def more(count: np.ndarray) -> np.ndarray:
+            """Bytes that each touched store moves more when so many of its readers leave."""
+            size = self._size
+            before = np.where(self.written & ~self.later, 0.0, size)
+            after = np.where(self.written | (self.reads > count), size, 0.0) + count * size
+            return np.where(resident & (count > 0), after - before, 0.0)
+
+        alone = more(np.ones(len(self._size)))
+        chosen = np.flatnonzero((sums > alone[read].sum(axis=1)) & ~np.isin(made, kept))
+        if not len(chosen) or len(chosen) == self.window.high - self.window.low:
+            return (), 0.0
+        count = np.bincount(read[chosen].ravel(), minlength=len(self._size))
+        saves = float(sums[chosen].sum() - more(count).sum())
+        return tuple(rows[chosen].tolist()), saves
+
+    @cached_property
+    def _gradients(self) -> tuple[np.ndarray, np.ndarray, np.ndarray]:
+        """Positions of weight gradients, and places of their results and of their two operands."""
+        t, w = self.window.tables, self.window
+        rows = t.gradients[(t.gradients[:, 0] >= w.low) & (t.gradients[:, 0] < w.high)]
+        place = np.zeros(len(t.names), np.int64)
+        place[w.touched] = np.arange(len(w.touched))
+        return rows[:, 0], place[rows[:, 3]], place[rows[:, 1:3]]
+
+    @cached_property
+    def _partial(self) -> np.ndarray:
+        return self.of(self.window.tables.partial)
 
     @cached_property
     def _away(self) -> tuple[np.ndarray, np.ndarray]:

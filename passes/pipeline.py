@@ -14,6 +14,7 @@ from ccnn.passes.check import verify
 from ccnn.passes.expand import Expand
 from ccnn.passes.fuse_activations import FuseActivations
 from ccnn.passes.fuse_layers import FuseLayers
+from ccnn.passes.fuse_updates import FuseUpdates
 from ccnn.passes.graph import Graph, GraphError
 from ccnn.passes.interleave_gradients import InterleaveGradients
 from ccnn.passes.norm_policy import NormPolicy
@@ -41,6 +42,7 @@ PASSES: dict[str, type[Pass]] = {
         Expand,
         FuseActivations,
         FuseLayers,
+        FuseUpdates,
         InterleaveGradients,
         NormPolicy,
         Recompute,

@@ -24,7 +24,7 @@ def place_groups(steps: Steps, chosen: Sequence[tuple[tuple[int, int], Plan]]) -
             for node in nodes:
                 order.add(node)
             continue
-        members = order.add_group(nodes)
+        members = order.add_group([n for k, n in enumerate(nodes, low) if k not in plan.leaving])
         touched = list(dict.fromkeys(t for n in members for t in (*n.inputs, *n.outputs) if t))
         groups.append(
             Group(
@@ -35,6 +35,8 @@ def place_groups(steps: Steps, chosen: Sequence[tuple[tuple[int, int], Plan]]) -
                 plan.rows,
             )
         )
+        for k in plan.leaving:
+            order.add(steps.nodes[k])
     for node in steps.graph.nodes:
         order.add(node)
     return replace(steps.graph, nodes=tuple(order.nodes), groups=tuple(groups))

@@ -21,8 +21,10 @@ the paper's greedy merging.  `mode`:
     mbs2   whatever a group hands on resides, the shortcut too
     best   mbs2, and also: larger sub-batches with part of it in DRAM, smaller ones with more
            kept, bands of rows where one sample does not fit, groups that turn from forward to
-           backward, cuts within units (passes/move_cuts.py), and where there are barriers also an
-           order in which cheap vector work waits until its result is needed
+           backward, weight gradients that leave their group and run behind it on the whole batch,
+           where partial sums are dearer than operands, cuts within units (passes/move_cuts.py),
+           and where there are barriers also an order in which cheap vector work waits until its
+           result is needed
 
 Nodes that need the whole batch at once (statistics of an exact batch norm, then what reads them)
 are never in one looped group.  Where not even the smallest sub-batch fits, nodes stay alone.
@@ -224,7 +226,7 @@ class Planner:
             for size in self._sub_batches(most):
                 if self._may_run(look, size):
                     room = self.free - space * size if self.options.keep else None
-                    plans.append(look.plan(resident, size, self._terms, room))
+                    plans.append(look.plan(resident, size, self._terms, room, mode == "best"))
         return plans
 
     def _is_hopeless(self, look: Look) -> bool:
@@ -272,7 +274,7 @@ class Planner:
                 resident = look.squeeze(size, self.free)
                 room = self.free - float(look.live(resident).max(initial=0.0)) * size
                 keep = room if self.options.keep else None
-                plans.append(look.plan(resident, size, self._terms, keep))
+                plans.append(look.plan(resident, size, self._terms, keep, leave=True))
         return min(plans, key=lambda p: p.rank)
 
 

@@ -45,7 +45,7 @@ def sink_nodes(graph: Graph) -> Graph:
 
 
 def data_gradients_first(graph: Graph) -> Graph:
-    """The graph with each convolution's weight gradient right behind its data gradient.
+    """The graph with each layer's weight gradient right behind its data gradient.
 
     What comes next waits for the data gradient only: on chip the array then works on the weight
     gradient while the vector unit goes on with the layer in front.
@@ -53,9 +53,11 @@ def data_gradients_first(graph: Graph) -> Graph:
     behind: dict[str, list[Node]] = {}
     waits: set[str] = set()
     place = {n.name: i for i, n in enumerate(graph.nodes)}
-    data = {n.inputs[0]: n for n in graph.nodes if n.op == "conv_dx"}
+    data = {n.inputs[0]: n for n in graph.nodes if _reads_weights(graph, n)}
     for node in graph.nodes:
-        first = data.get(node.inputs[1]) if node.op == "conv_dw" else None
+        first = next((data[i] for i in node.inputs if i in data), None)
+        if node.op not in ("conv_dw", "matmul") or first is node:
+            continue
         if first and place[first.name] > place[node.name]:
             readers = [place[n.name] for o in node.outputs for n in graph.consumers.get(o, ())]
             if min(readers, default=len(place)) > place[first.name]:
@@ -66,6 +68,13 @@ def data_gradients_first(graph: Graph) -> Graph:
         if node.name not in waits:
             order += [node, *behind.get(node.name, [])]
     return replace(graph, nodes=tuple(order), groups=())
+
+
+def _reads_weights(graph: Graph, node: Node) -> bool:
+    """True for a data gradient."""
+    if node.op == "matmul":
+        return node.phase == "backward" and graph[node.inputs[1]].role == "parameter"
+    return node.op == "conv_dx"
 
 
 def _may_wait(graph: Graph, node: Node, root: dict[str, str]) -> bool:

@@ -37,6 +37,8 @@ class Store:
     """Made by a node outside the sequence, from weights or statistics."""
     outside: bool
     """Read by a node outside the sequence, or needed when the step ends."""
+    taken: bool = False
+    """Not needed once an update in the epilogue of its layer has read it."""
 
     def later(self, end: int) -> bool:
         """True when something reads it at position `end` or behind, or outside the sequence."""
@@ -103,6 +105,8 @@ def make_steps(graph: Graph, axis: BatchAxis, sizes: ElementBytes) -> Steps:
         root[i] for n in graph.nodes if n.op != "reshape" and n.name not in inside
         for i in n.inputs if i
     }  # fmt: skip
+    taken = {root[i] for n in graph.nodes if n.attr("fused") for i in n.inputs}
+    taken -= {root[t] for t in graph.needed}
     margins = _margins(graph, root) if sizes.margins else {}
     stores = {}
     for s in touched:
@@ -123,6 +127,7 @@ def make_steps(graph: Graph, axis: BatchAxis, sizes: ElementBytes) -> Steps:
             tuple(readers[s]),
             apart,
             s in outside,
+            s in taken,
         )
     backward = next((k for k, n in enumerate(nodes) if n.phase == "backward"), len(nodes))
     return Steps(

@@ -7,7 +7,8 @@ A group runs I = ceil(N / sub_batch) iterations.  With c nodes of the group that
                                else one read
     batched, not resident      c reads; one write when written inside
     weight (not written)       I c reads; kept: one read
-    sum over the batch         one write; not kept, also I - 1 reads and writes of partial sums
+    sum over the batch         one write; not kept, also I - 1 reads and writes of partial sums;
+                               no write when an update in the layer's epilogue takes it all
 
 A group that runs by rows has an iteration a band, and reads the rows that two bands need twice.
 
@@ -63,13 +64,13 @@ class Use:
         if self.store.batched:
             return self.reads * size, self.written * size
         if self.written:
-            return self.reads * size + partial, size + partial
+            return self.reads * size + partial, (0 if self.store.taken else size) + partial
         return self.reads * size * iterations, 0
 
     def moved_on_chip(self) -> tuple[int, int]:
         """Bytes (read, written) when the store is resident or kept."""
         size, written = self.store.size, self.written
-        write = written and (self.later or not self.store.batched)
+        write = written and (self.later or not self.store.batched) and not self.store.taken
         return 0 if written else size, size if write else 0
 
 
@@ -171,6 +172,8 @@ def _apart(steps: Steps, node: Node, sizes: ElementBytes) -> Traffic:
     """A node that touches only weights and statistics: all of its inputs and results."""
     group = steps.graph.group_of.get(node.name)
     kept = {steps.root[t] for t in group.kept} if group else set()
+    if node.attr("fused"):  # the gradient comes as tiles of its layer
+        kept |= {steps.root[i] for i in node.inputs if i in steps.graph.producer}
 
     def size(names: Iterable[str]) -> int:
         tensors = [steps.graph[t] for t in {steps.root[t] for t in names if t} - kept]

@@ -130,6 +130,9 @@ def test_the_planner_prices_as_the_formula_says(norm, better):
         assert len(grouped.groups) == sum(not p.alone for _, p in groups) > 1
     assert estimate(options(graph)).total <= moved[1] <= moved[0]
     assert (moved[1] < moved[0]) == better
+    left = [planner.steps.nodes[k].name for _, p in groups for k in p.leaving]
+    assert left
+    assert not any(name in grouped.group_of for name in left)
 
 
 @pytest.mark.parametrize("mode", MODES[1:])

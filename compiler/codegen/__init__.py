@@ -25,6 +25,7 @@ from ccnn.compiler.codegen.pair import pair_gemm
 from ccnn.compiler.codegen.pair_writer import write_pair_kernel
 from ccnn.compiler.codegen.plan import GroupPlan, plan_group
 from ccnn.compiler.codegen.scope import Scope, alone
+from ccnn.compiler.codegen.update import fused_updates, widths
 from ccnn.compiler.codegen.vector import write_map, write_random, write_reduce
 from ccnn.compiler.codegen.window import write_window, write_window_gradient
 from ccnn.compiler.mapping import Mapping
@@ -75,7 +76,8 @@ PRECISIONS = {
 def make_context(graph: Graph, machine: Machine, precision: str) -> Scope:
     """What the kernel writers and the mapper need to know about this compilation."""
     dtype, accum = PRECISIONS[precision]
-    return alone(graph, machine, machine_dtypes(graph, dtype, accum), accum)
+    scope = alone(graph, machine, machine_dtypes(graph, dtype, accum), accum)
+    return replace(scope, updates=fused_updates(graph, FREE))
 
 
 def gemm_of(context: Scope, node: Node) -> Gemm:
@@ -88,6 +90,8 @@ def gemm_of(context: Scope, node: Node) -> Gemm:
             "the array must have one dtype; cast one with a map"
         )
     gemm = GEMMS[node.op](node, context.graph, dict(context.dtypes), context.accum)
+    if gemm.out in context.updates:
+        gemm.beside = widths(context, gemm.out)
     resident = {k for k, t in gemm.tensors.items() if t in context.regions}
     if resident:
         order = gemm.orders[0]
@@ -122,6 +126,8 @@ def generate(context: Scope, mapping: Mapping, name: str = "") -> Program:
         )
     kernels = []
     for node in nodes:
+        if node.attr("fused"):
+            continue
         plan, pair = grouped.get(node.name), pairs.get(node.name)
         if pair is not None:
             if node is pair.nodes[0]:

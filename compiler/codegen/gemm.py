@@ -69,6 +69,8 @@ class Gemm(ABC):
     """Levels that walk over pixels; an operand read with zeros around it takes them whole."""
     staying: frozenset[str] = frozenset()
     """Operands that lie in the buffer as they are: no slots, no traffic."""
+    beside: tuple[int, ...] = ()
+    """Bytes of an element of each tensor that moves along with the result, tile by tile."""
     tensors: dict[str, str] = field(default_factory=dict)
     """The tensors 'moving', 'stationary' and 'result' are."""
     gathers: str = "result"

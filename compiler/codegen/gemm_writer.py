@@ -12,11 +12,12 @@ from collections.abc import Mapping
 from math import prod
 
 from ccnn.compiler.codegen.bring import bring, giver_of, overhangs
-from ccnn.compiler.codegen.emit import KernelWriter, Pipe, Ticket, dims_of, view
+from ccnn.compiler.codegen.emit import CodegenError, KernelWriter, Pipe, Ticket, dims_of, view
 from ccnn.compiler.codegen.gemm import Gemm, plain
 from ccnn.compiler.codegen.nest import Hook, Position, Tile, placement, walk
 from ccnn.compiler.codegen.place import Held
 from ccnn.compiler.codegen.scope import Scope, dense, view_of
+from ccnn.compiler.codegen.update import is_result, write_update
 from ccnn.compiler.codegen.waves import Block, Wanted, declare_array, exchanges, write_waves
 from ccnn.compiler.cut import Cut, Triple, flow_named
 from ccnn.compiler.mapping import Tiling
@@ -55,6 +56,11 @@ class _Writer:
         self.summed = scope.summed(gemm.out)
         self.converts = gemm.converts(self.tile) or self.summed
         self.pieces = tiling.pieces
+        self.updated = gemm.out in scope.updates
+        if self.updated and self.resident:
+            raise CodegenError(f"'{gemm.out}' stays on chip as a whole: its update runs apart")
+        # slots that another engine frees need a pipe of their own
+        self.taker = f"vector {is_result(scope, gemm.out)}" if self.updated else "store"
         moving = gemm.dtypes[gemm.tensors["moving"]]
         declare_array(kw, scope.machine, moving, gemm.accum, tiling.pieces)
 
@@ -143,7 +149,7 @@ class _Writer:
             return
         resumes = g.out in self.scope.partial and not self.scope.fresh
         engine = "load" if resumes else "vector" if g.clears() else "drain"
-        name, dtype, slots, taker = "result", g.dtypes[g.out], self.slots["result"], "store"
+        name, dtype, slots, taker = "result", g.dtypes[g.out], self.slots["result"], self.taker
         if self.converts:
             spills = g.out in self.scope.partial and not self.scope.final
             # small sums that gather in DRAM are fetched while those before are still in the making
@@ -229,7 +235,7 @@ class _Writer:
             return
         slots = self.slots["result"]
         size = prod(self.shapes["result"])
-        pipe = self.pipe("result", g.dtypes[g.out], size, slots, "vector", "store")
+        pipe = self.pipe("result", g.dtypes[g.out], size, slots, "vector", self.taker)
         made = Held(kw.fill(pipe, "vector"), dense(sizes))
         kw.emit(Map(kw.node, view_of(made, sizes), tuple(sources), code))
         self.send(made, g.out, starts, sizes, "vector")
@@ -237,10 +243,18 @@ class _Writer:
     def send(
         self, held: Held, tensor: str, starts: Starts, sizes: tuple[int, ...], by: str
     ) -> None:
-        """Store a finished slot to DRAM."""
+        """Store a finished slot to DRAM, and before that let an update read the gradient in it."""
         kw, pipe = self.kw, pipe_of(held)
         kw.filled(pipe, by)
-        kw.take(pipe, "store")
+        if self.updated and tensor == self.g.out:
+            kw.take(pipe, "vector")
+            write_update(kw, self.scope, tensor, held, starts, sizes, self.slots["result"])
+            if not is_result(self.scope, tensor):
+                kw.done(pipe, "vector")
+                return
+            kw.pair("vector", "store", "updated")
+        else:
+            kw.take(pipe, "store")
         where = self.scope.in_dram(tensor, starts)
         kw.emit(Store(kw.node, tensor, where, (1,) * len(starts), view_of(held, sizes)))
         kw.done(pipe, "store")

@@ -30,13 +30,20 @@ def group_scope(context: Scope, plan: GroupPlan, samples: int) -> Scope:
         graph=plan.local(context.graph, samples),
         budget=plan.budget * 2 // 5 if plan.names else plan.budget,
         rows=plan.axis.rows,
-        regions={t: regions[name] for t, name in plan.names.items()},
+        regions={t: regions[name] for t, name in plan.names.items()}
+        | {g.region: regions[g.region] for g in plan.guests},
         margins={t: margins[name] for t, name in plan.names.items() if name in margins},
         sums={t: regions[t] for t in plan.sums},
         partial={t: partial_name(t) for t in plan.partial},
         published=plan.published,
         batch=plan.axis.batch,
     )
+
+
+def with_guests(scope: Scope, plan: GroupPlan, node: str) -> Scope:
+    """The scope of a node, in which its guests lie in their regions."""
+    guests = {g.tensor: scope.regions[g.region] for g in plan.guests if g.node == node}
+    return replace(scope, regions={**scope.regions, **guests}) if guests else scope
 
 
 def partial_name(tensor: str) -> str:
@@ -99,14 +106,18 @@ class _Iteration:
         kw, plan, turn = self.kw, self.plan, self.turn
         there = turn.shows(self.scope, turn.needs, self.band)
         for place, node in enumerate(plan.nodes):
-            if node.op == "reshape":
+            if node.op == "reshape" or node.attr("fused"):
                 continue
             for i, (tensor, reader) in enumerate(plan.fetches.get(place, ())):
                 kw.node = numbers[reader]
-                _fetch(kw, there, tensor, 1000 * place + i)
+                section = 1000 * place + i
+                if any((g.node, g.tensor) == (reader, tensor) for g in plan.guests):
+                    _fetch(kw, with_guests(there, plan, reader), tensor, section, always=True)
+                else:
+                    _fetch(kw, there, tensor, section, always=tensor in there.rows)
             kw.node = numbers[node.name]
             with kw.part(1000 * place + 500):
-                scope = turn.at(self.scope, node, self.band)
+                scope = turn.at(with_guests(self.scope, plan, node.name), node, self.band)
                 write(scope, kw, turn.node(node), tiling_key(node, plan, self.samples, turn))
             for i, tensor in enumerate(node.outputs):
                 if tensor in there.margins:  # a section of its own: behind what the drain wrote
@@ -123,11 +134,10 @@ class _Iteration:
                     self.turn.shows(self.scope, mine, self.band).publish(self.kw, tensor)
 
 
-def _fetch(kw: KernelWriter, scope: Scope, tensor: str, section: int) -> None:
-    """Bring a tensor that was made elsewhere into its region: each iteration's part of one that
-    carries the batch, all of another in the first iteration only."""
-    batched = tensor in scope.rows
-    if not batched and not scope.fresh:
+def _fetch(kw: KernelWriter, scope: Scope, tensor: str, section: int, always: bool) -> None:
+    """Bring a tensor that was made elsewhere into its region, `always` or in the first iteration
+    only; of one that carries the batch, the iteration's part."""
+    if not always and not scope.fresh:
         return
     shape = scope.graph[tensor].shape
     starts: tuple[Affine, ...] = (ZERO,) * len(shape)
@@ -135,7 +145,7 @@ def _fetch(kw: KernelWriter, scope: Scope, tensor: str, section: int) -> None:
     if margin:  # what lies outside the tensor is loaded as zeros
         starts = (*starts[:-2], *(Affine(-before) for before, _ in margin))
         shape = with_margin(shape, margin)
-    with kw.part(section, once=not batched):
+    with kw.part(section, once=not always):
         target = view_of(scope.held(tensor, starts), shape)
         where = scope.in_dram(tensor, starts)
         kw.emit(Load(kw.node, target, tensor, where, (1,) * len(shape)))

@@ -145,12 +145,23 @@ def _lives(
             touch(name, end)
     place = {n.name: i for i, n in enumerate(graph.nodes)}
     span: dict[str, tuple[int, int]] = {}
-    hidden: set[str] = set()
+    hidden = {
+        root[g]
+        for n in graph.nodes
+        if n.attr("fused")
+        for g in n.inputs
+        if g in graph.producer and g not in graph.needed
+    }
     for nodes in (*(plan.nodes for plan in plans), *together):
         at = [place[n.name] for n in nodes]
         span |= {n.name: (min(at), max(at)) for n in nodes}
     for plan in plans:
-        made = {root[o] for n in plan.nodes for o in n.outputs if n.op != "reshape"}
+        made = {
+            root[o]
+            for n in plan.nodes
+            for o in n.outputs
+            if n.op != "reshape" and not n.attr("fused")
+        }
         out = {root[t] for t in plan.published}
         hidden |= {root[t] for t in plan.names if root[t] in made} - out
     for i, node in enumerate(graph.nodes):

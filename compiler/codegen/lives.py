@@ -6,7 +6,8 @@ from collections.abc import Mapping, Sequence
 from dataclasses import replace
 
 from ccnn.compiler.codegen.bands import Turn
-from ccnn.compiler.codegen.packing import Rectangle, pack
+from ccnn.compiler.codegen.guests import Guest
+from ccnn.compiler.codegen.packing import Rectangle, pack, top
 from ccnn.compiler.codegen.scope import Scope
 from ccnn.passes.graph import Node
 from ccnn.passes.steps import ARRAY_OPS
@@ -75,6 +76,7 @@ def lengthened(
     nodes: Sequence[Node],
     names: Mapping[str, str],
     placed: tuple[Rectangle, ...],
+    guests: Sequence[Guest] = (),
 ) -> tuple[dict[int, tuple[tuple[str, str], ...]], tuple[Rectangle, ...]]:
     """When each region that is fetched is, and all rectangles with longer lives where room allows.
 
@@ -82,14 +84,14 @@ def lengthened(
     array reads last is not written over before its next node, so that the vector unit need
     not wait for it.
     """
-    readers = _first_readers(nodes, names)
-    height = max((r.address + r.size for r in placed), default=0)
+    readers = _first_readers(nodes, names) | {g.region: (g.place, g.tensor) for g in guests}
+    height = top(placed)
     limit = height + int((gbuf_bytes - height) * _SPARE)
     early = {name: place for name, (place, _) in readers.items()}
     for most in (limit, height, height * 9 // 10, height * 8 // 10):
         sooner, longer = _lives(nodes, placed, early, most)
         longer = pack(longer)
-        if max((r.address + r.size for r in longer), default=0) <= limit:
+        if top(longer) <= limit:
             early, placed = sooner, longer
             break
     fetches: dict[int, tuple[tuple[str, str], ...]] = {}

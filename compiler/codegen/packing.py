@@ -27,6 +27,11 @@ class Rectangle:
     address: int = 0
 
 
+def top(rectangles: Sequence[Rectangle]) -> int:
+    """Where the highest of them ends."""
+    return max((r.address + r.size for r in rectangles), default=0)
+
+
 def _live_bytes(rectangles: Sequence[Rectangle]) -> int:
     """The most bytes alive at one time: no packing is lower."""
     times = range(max((r.end for r in rectangles), default=0))

@@ -15,8 +15,9 @@ from math import prod
 from ccnn.compiler.codegen.bands import Turn, turns_of
 from ccnn.compiler.codegen.convolution import Conv, ConvDw, ConvDx
 from ccnn.compiler.codegen.emit import CodegenError, Region, Segment, segments
+from ccnn.compiler.codegen.guests import Guest, welcomed
 from ccnn.compiler.codegen.lives import in_place, joined, lengthened
-from ccnn.compiler.codegen.packing import ALIGNMENT, Rectangle, pack
+from ccnn.compiler.codegen.packing import ALIGNMENT, Rectangle, pack, top
 from ccnn.compiler.codegen.scope import Margin, Scope, with_margin
 from ccnn.compiler.mapping import GroupDoesNotFit
 from ccnn.passes.batch_axis import BatchAxis
@@ -50,6 +51,8 @@ class GroupPlan:
     fetches: Mapping[int, tuple[tuple[str, str], ...]]
     """Place of a node to what is fetched in front of it: tensors and the nodes that need them."""
     rectangles: tuple[Rectangle, ...]
+    guests: tuple[Guest, ...]
+    """Operands that lie in the buffer for one node only, fetched for it in each iteration."""
     sums: tuple[str, ...]
     """Results over the batch that gather in the buffer."""
     partial: tuple[str, ...]
@@ -69,7 +72,7 @@ class GroupPlan:
     @property
     def height(self) -> int:
         """Bytes that all regions take."""
-        return max((r.address + r.size for r in self.rectangles), default=0)
+        return top(self.rectangles)
 
     def local(self, graph: Graph, samples: int) -> Graph:
         """The graph with the shapes that tensors have in an iteration of so many samples."""
@@ -118,7 +121,10 @@ def plan_group(context: Scope, group: Group, axis: BatchAxis, root: Mapping[str,
     wanted -= {
         root[n.inputs[0]] for n in nodes if any(_too_wide(context, n, turn, root) for turn in turns)
     }
-    names = {t: root[t] for t in touched if root[t] in wanted and t not in gathered}
+    stepped = {o for n in nodes if n.attr("fused") for o in n.outputs}
+    names = {
+        t: root[t] for t in touched if root[t] in wanted and t not in gathered and t not in stepped
+    }
     _check_bands(nodes, turns, names)
     published = _published(graph, nodes, names, root)
     rectangles = _rectangles(context, nodes, axis, samples, names, turns, group, root)
@@ -126,19 +132,13 @@ def plan_group(context: Scope, group: Group, axis: BatchAxis, root: Mapping[str,
         Rectangle(f"{o}", 0, len(nodes), _bytes(graph[o].shape, context.accum)) for o in sums
     ]
     shared = in_place(context, nodes, names, turns, rectangles)
+    room = context.machine.gbuf_bytes
     placed = pack(joined(rectangles, shared))
-    fetches, placed = lengthened(context.machine.gbuf_bytes, nodes, names, placed)
+    operands = _operands(context, nodes, axis, samples, names, turns, root)
+    guests, placed = welcomed(operands, placed, room)
+    fetches, placed = lengthened(room, nodes, names, placed, guests)
     names = {t: shared.get(region, region) for t, region in names.items()}
-    height = max((r.address + r.size for r in placed), default=0)
-    # nodes share pipes only where engines and depths agree, so several sets stand side by side
-    budget = (context.machine.gbuf_bytes - height) * 3 // 10
-    if budget < min(4096, context.machine.gbuf_bytes // 8) and height:
-        raise GroupDoesNotFit(
-            nodes[0].name,
-            f"group of '{nodes[0].name}': what stays on chip takes {height} bytes of the "
-            f"{context.machine.gbuf_bytes} of the global buffer and leaves no room for tiles; "
-            "use a smaller sub-batch",
-        )
+    budget = _budget(nodes, room, top(placed))
     return GroupPlan(
         group,
         nodes,
@@ -150,12 +150,26 @@ def plan_group(context: Scope, group: Group, axis: BatchAxis, root: Mapping[str,
         ),
         fetches,
         placed,
+        guests,
         tuple(sums),
         tuple(o for o in gathered if o not in sums),
         published,
         {t: root[t] for n in nodes for t in (*n.inputs, *n.outputs) if t},
-        min(budget, context.budget) if not height else budget,
+        budget if placed else min(budget, context.budget),
     )
+
+
+def _budget(nodes: Sequence[Node], room: int, height: int) -> int:
+    """Bytes for the tiles of one node beside regions of this height."""
+    # nodes share pipes only where engines and depths agree, so several sets stand side by side
+    budget = (room - height) * 3 // 10
+    if budget < min(4096, room // 8) and height:
+        raise GroupDoesNotFit(
+            nodes[0].name,
+            f"group of '{nodes[0].name}': what stays on chip takes {height} bytes of the {room} of "
+            "the global buffer and leaves no room for tiles; use a smaller sub-batch",
+        )
+    return budget
 
 
 _CONVOLUTIONS = {"conv": Conv, "conv_dx": ConvDx, "conv_dw": ConvDw}
@@ -183,7 +197,7 @@ def _bands(graph: Graph, group: Group, nodes: Sequence[Node]) -> RowBands | None
     if not group.rows:
         return None
     try:
-        return row_bands(graph, nodes, group.rows)
+        return row_bands(graph, [n for n in nodes if not n.attr("fused")], group.rows)
     except NoBands as why:
         raise CodegenError(f"the group of '{nodes[0].name}' cannot run on rows: {why}") from why
 
@@ -258,6 +272,8 @@ def _check(graph: Graph, group: Group, nodes: Sequence[Node], axis: BatchAxis) -
     """Only work on samples may be cut into sub-batches, and sums are read after the last one."""
     gathered = {o for n in nodes if axis.kinds[n.name] in ("sums", "merges") for o in n.outputs}
     for node in nodes:
+        if node.attr("fused"):  # runs when its gradient is complete
+            continue
         kind = axis.kinds[node.name]
         if kind == "mixes" or (kind == "free" and node.op != "reshape"):
             raise CodegenError(
@@ -334,10 +350,39 @@ def _rectangles(
     return found
 
 
+def _operands(
+    context: Scope,
+    nodes: Sequence[Node],
+    axis: BatchAxis,
+    samples: int,
+    names: Mapping[str, str],
+    turns: Sequence[Turn],
+    root: Mapping[str, str],
+) -> list[Guest]:
+    """What the array reads from DRAM and could as well read from a region, as far as it reads no
+    zeros around it and no rows of it alone, and nothing in the group makes it."""
+    made = {
+        root[o] for n in nodes if n.op != "reshape" and not n.attr("fused") for o in n.outputs if o
+    }
+    found = []
+    for place, node in enumerate(nodes):
+        if node.op not in (*_CONVOLUTIONS, "matmul"):
+            continue
+        for i, tensor in enumerate(dict.fromkeys(node.inputs[:2])):
+            plain = i or node.op == "matmul" or not any(map(any, _reads_beyond(context, node)))
+            if root[tensor] in made or any(tensor in turn.needs for turn in turns):
+                continue
+            if plain and tensor not in names:
+                shape = _local(context.graph[tensor], axis, samples).shape
+                found.append(Guest(node.name, tensor, place, _bytes(shape, context.dtypes[tensor])))
+    return found
+
+
 def regions_of(plan: GroupPlan, dtypes: Mapping[str, str], accum: str) -> dict[str, Region]:
-    """The regions of a plan, by the tensor that names them."""
+    """The regions of a plan, by the tensor that names them; of a guest, by its own name."""
     made = {}
+    visits = {g.region: dtypes[g.tensor] for g in plan.guests}
     for r in plan.rectangles:
-        dtype = accum if r.name in plan.sums else dtypes[r.name]
+        dtype = accum if r.name in plan.sums else visits.get(r.name) or dtypes[r.name]
         made[r.name] = Region(f"r.{r.name}", dtype, r.size // DTYPE_BYTES[dtype], r.address)
     return made

@@ -13,7 +13,7 @@ from fractions import Fraction
 
 from ccnn.compiler.codegen.emit import KernelWriter, Region
 from ccnn.compiler.codegen.place import Held
-from ccnn.passes.graph import Graph
+from ccnn.passes.graph import Graph, Node
 from ccnn.passes.row_bands import AXIS
 from ccnn.targets.machine import Machine
 from ccnn.targets.program import DTYPE_BYTES, ZERO, Affine, Extent, Store, View
@@ -72,6 +72,8 @@ class Scope:
     """Results summed over the iterations to the DRAM tensor that holds the sum meanwhile."""
     published: frozenset[str] = frozenset()
     """Resident tensors that must reach DRAM as well."""
+    updates: Mapping[str, tuple[Node, int]] = field(default_factory=dict)
+    """Gradients to the updates in the epilogues of their layers, numbered as in the program."""
     batch: int = 0
     """Samples of the whole mini-batch."""
     fresh: bool = True

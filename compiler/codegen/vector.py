@@ -41,13 +41,14 @@ def postfix(e: Expr) -> Code:
     return (*(token for a in e.args for token in postfix(a)), e.kind)
 
 
-def _only_used(e: Sequence[Expr]) -> dict[int, int]:
+def only_used(e: Sequence[Expr]) -> dict[int, int]:
     """Input number to its place among the inputs that the code really reads."""
     used = sorted(frozenset().union(*(operands_of(x) for x in e)))
     return {number: place for place, number in enumerate(used)}
 
 
-def _renumber(code: Code, places: dict[int, int]) -> Code:
+def renumber(code: Code, places: dict[int, int]) -> Code:
+    """The code with its operands at these places."""
     return tuple(
         f"s{places[int(t[1:])]}" if isinstance(t, str) and t[0] == "s" and t[1:].isdigit() else t
         for t in code
@@ -86,7 +87,7 @@ def _loop_order(sources: Sequence[Source], space: Sequence[int]) -> list[int]:
 def write_map(scope: Scope, kw: KernelWriter, node: Node) -> None:
     """Each result = its expression over the broadcast inputs, tile by tile."""
     exprs = [parse_expr(t) for t in node.attr("exprs", ("a",))]  # `expand` is a map that copies
-    places = _only_used(exprs)
+    places = only_used(exprs)
     names = [node.inputs[i] for i in places]
     out = scope.graph[node.outputs[0]].shape
     space = out or (1,)
@@ -103,7 +104,7 @@ def write_map(scope: Scope, kw: KernelWriter, node: Node) -> None:
         for pipe, name, e in zip(results, node.outputs, exprs, strict=True):
             made = sweep.result(pipe, name, space, len(out), place)
             target = made.view(tuple(zip(place.extents, made.strides, strict=True)))
-            kw.emit(Map(kw.node, target, reads, _renumber(postfix(e), places)))
+            kw.emit(Map(kw.node, target, reads, renumber(postfix(e), places)))
             sweep.store(pipe, made, name, space, len(out), place)
 
     sweep.run(sources, "vector", body)
@@ -125,7 +126,7 @@ class _Reduction:
     def __init__(self, scope: Scope, kw: KernelWriter, node: Node) -> None:
         self.scope, self.kw, self.node = scope, kw, node
         self.exprs = [parse_expr(t) for t in node.attr("exprs")]
-        self.places = _only_used(self.exprs)
+        self.places = only_used(self.exprs)
         names = [node.inputs[i] for i in self.places]
         shapes = [scope.graph[i].shape for i in node.inputs]
         space = np.broadcast_shapes(*shapes) or (1,)
@@ -188,7 +189,7 @@ class _Reduction:
             adds = first if split else ZERO
             if self.summed(name) and not self.scope.fresh:
                 adds = Affine(1)
-            code = _renumber(postfix(e), self.places)
+            code = renumber(postfix(e), self.places)
             kind = node.attr("kind")
             self.kw.emit(Reduce(self.kw.node, kind, self.axes, target, reads, code, (), adds))
 

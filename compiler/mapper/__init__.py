@@ -9,7 +9,7 @@ from ccnn.compiler.codegen import GEMMS, gemm_of, group_kernel, pairs_of, plan_g
 from ccnn.compiler.codegen.bands import Turn
 from ccnn.compiler.codegen.emit import CodegenError
 from ccnn.compiler.codegen.gemm import Gemm
-from ccnn.compiler.codegen.group import group_scope, tiling_key
+from ccnn.compiler.codegen.group import group_scope, tiling_key, with_guests
 from ccnn.compiler.codegen.pair import pair_gemm
 from ccnn.compiler.codegen.plan import GroupPlan
 from ccnn.compiler.codegen.scope import Scope
@@ -37,7 +37,8 @@ def signature(gemm: Gemm) -> tuple[object, ...]:
     dtypes = tuple(gemm.dtypes[t] for t in (*node.inputs, *node.outputs) if t)
     levels = tuple(gemm.levels.values())
     kind = type(gemm).__name__
-    return (kind, node.attrs, shapes, dtypes, bool(gemm.bias), levels, gemm.staying)
+    sizes = (bool(gemm.bias), levels, gemm.staying, gemm.beside)
+    return (kind, node.attrs, shapes, dtypes, *sizes)
 
 
 def map_graph(
@@ -157,7 +158,13 @@ def _map_group(context: Scope, plan: GroupPlan, search: _Search) -> tuple[dict[s
     for room in rooms:
         try:
             tilings = {
-                key: search.tiling(turn.at(scopes[size], n), turn.node(n), room, key, grouped=True)
+                key: search.tiling(
+                    turn.at(with_guests(scopes[size], plan, n.name), n),
+                    turn.node(n),
+                    room,
+                    key,
+                    grouped=True,
+                )
                 for key, size, turn, n in _gemms(plan)
             }
             # one kernel has one set of accumulators

@@ -58,6 +58,8 @@ class Work:
     """Bytes of each operand's tile."""
     cover: dict[str, np.ndarray]
     """Bytes of each operand when every tile is moved once."""
+    beside: list[np.ndarray]
+    """Bytes of the tiles that move along with the result's."""
     sums: np.ndarray
     """Bytes of the partial sums' buffer."""
     array: np.ndarray
@@ -281,11 +283,16 @@ def partial_sums(tables: Tables, index: Index, volume: Mapping[str, np.ndarray])
     return np.where(split, size, 0)
 
 
+def beside(tables: Tables, index: Index) -> list[np.ndarray]:
+    """Bytes of the tiles of each tensor that moves along with the result."""
+    return [width * elements(tables, index, "result") for width in tables.gemm.beside]
+
+
 def fitting(tables: Tables, machine: Machine, index: Index) -> tuple[Index, int]:
     """The tilings that fit with one slot each, and the bytes that the smallest needs."""
     volume = volumes(tables, index)
     need = align(partial_sums(tables, index, volume))
-    for size in volume.values():
+    for size in (*volume.values(), *beside(tables, index)):
         need = need + align(size)
     fits = need <= machine.gbuf_bytes
     return {k: v[fits] for k, v in index.items()}, int(need.min())
@@ -306,7 +313,7 @@ def work(tables: Tables, machine: Machine, index: Index) -> Work:
     sweep = results * (machine.vector_startup_cycles + block / machine.lanes)
     skew = results * (machine.rows + machine.cols)
     time = time + np.where(sums > 0, sweep + skew, 0) + (sweep if gemm.clears() else 0)
-    return Work(volume, covers(tables, index), sums, busy, time, even)
+    return Work(volume, covers(tables, index), beside(tables, index), sums, busy, time, even)
 
 
 def align(size: np.ndarray) -> np.ndarray:
@@ -353,6 +360,8 @@ def price(tables: Tables, machine: Machine, done: Work, moved: Traffic, depth: i
         need = need + align(done.volume[k] * np.where(count > 1, depth, 1))
         ends = ends + np.minimum(done.volume[k], done.cover[k])
         loads = loads if operand.written else np.maximum(loads, count)
+    for size in done.beside:
+        need = need + align(size * np.where(moved.count["result"] > 1, depth, 1))
     per_cycle = float(machine.bytes_per_cycle)
     first, dram = ends / per_cycle, moved.dram / per_cycle
     rest = np.maximum(dram - first, 0)

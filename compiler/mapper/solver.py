@@ -169,6 +169,9 @@ class _Model:
             volume = self.volume(name, room // scale)
             used.append(self.buffer(scale * volume, self.depth, self.again(operand.depends)))
             gemm = self.tables.gemm
+            for width in gemm.beside if name == "result" else ():
+                each = int(operand.volume_scale) * width
+                used.append(self.buffer(each * volume, self.depth, self.again(operand.depends)))
             if name == "result" and gemm.may_convert:
                 each = int(operand.volume_scale) * DTYPE_BYTES[gemm.accum]
                 split = self.again(gemm.reducing)

@@ -192,8 +192,9 @@ def tensor_classes(program: Program) -> dict[str, str]:
     """Tensor name to one of TENSOR_CLASSES.
 
     A computed tensor is an activation when the forward phase stores it and a gradient when a
-    later one does; it is a weight gradient when the update reads it, and counts as parameter or
-    state when it takes the place of one.
+    later one does; it is a weight gradient when the update reads it, or when nothing does (the
+    update had it on chip) and it is shaped like a parameter, and counts as parameter or state when
+    it takes the place of one.
     """
     homes = {t.address: t.role for t in program.tensors if t.role in ("parameter", "state")}
     address = {t.name: t.address for t in program.tensors}
@@ -212,6 +213,8 @@ def tensor_classes(program: Program) -> dict[str, str]:
                 name = stands_for.setdefault(i.tensor, holder.get(address[i.tensor], i.tensor))
                 if phase == "update":
                     updating.add(name)
+    shapes = {t.shape for t in program.tensors if t.role == "parameter"}
+    read = set(stands_for.values())
     found = {}
     for t in program.tensors:
         name = t.name if t.name in stored_in else stands_for.get(t.name, t.name)
@@ -222,7 +225,8 @@ def tensor_classes(program: Program) -> dict[str, str]:
         elif stored_in.get(name, "forward") == "forward":
             found[t.name] = "activation"
         else:
-            found[t.name] = "weight gradient" if name in updating else "gradient"
+            unread = name not in read and t.shape in shapes
+            found[t.name] = "weight gradient" if name in updating or unread else "gradient"
     return found
 
 
