@@ -29,6 +29,7 @@ sys.path.insert(0, str(Path(__file__).parent))
 from schedules import DTYPE, MIB, Executed, Schedule, batch_of, execute, lowered, model
 from zoo import NETWORKS
 
+from ccnn.compiler.choose import TILES
 from ccnn.compiler.driver import CompileOptions, compile_model
 from ccnn.passes.fuse_layers import FuseLayers
 from ccnn.passes.recompute import Recompute
@@ -192,11 +193,12 @@ def beyond(names: list[str], buffers: list[int]) -> Iterator[Row]:
 
 
 def compiled(name: str, gbuf: int, norm: str, anew: str) -> Executed:
-    """What the compiler makes of a network when asked for its best."""
+    """What the compiler makes of a network when asked for its best: little room for tiles, and
+    gradients of parameters are no results."""
     began = time.process_time()
     options = CompileOptions(
         target=machine(gbuf), batch=batch_of(name), dtype=DTYPE, norm=norm, serialize="best",
-        recompute=anew,
+        recompute=anew, tiles=TILES[0], gradients=False,
     )  # type: ignore[arg-type]  # fmt: skip
     c = compile_model(model(name), options)
     return Executed(c.lowered, simulate(c.program, c.machine), time.process_time() - began)

@@ -63,9 +63,9 @@ def grouped(graph: Graph, machine: Machine, o: CompileOptions, share: float) -> 
         if o.serialize == "fused"
         else SerializeMinibatch(mode=o.serialize, rows=o.rows == "auto", **room)
     )
-    # pairs of gradients move nodes as well, and know nothing of updates between them
-    updates = (FuseUpdates(gradients=o.gradients),) if o.interleave == "off" else ()
-    return run_pipeline(graph, (grouping, *updates))
+    # layers that may still be paired have to stay as they are
+    updates = FuseUpdates(gradients=o.gradients, alone=o.interleave == "off")
+    return run_pipeline(graph, (grouping, updates))
 
 
 def grouped_and_mapped(

@@ -37,10 +37,16 @@ class FuseUpdates:
     name: ClassVar[str] = "fuse-updates"
     gradients: bool = True
     """Gradients stay results of the step."""
+    alone: bool = True
+    """Also layers in no group take their update in."""
 
     def __call__(self, graph: Graph) -> Graph:
         """The graph with updates behind their gradients; groups take them in."""
-        behind = _fusable(graph)
+        behind = {
+            layer: update
+            for layer, update in _fusable(graph).items()
+            if self.alone or layer in graph.group_of
+        }
         moved = {update.name for update in behind.values()}
         nodes = tuple(
             each
