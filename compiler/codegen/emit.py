@@ -8,9 +8,12 @@ numbers by counting productions through the loops.
 
 from __future__ import annotations
 
+from bisect import bisect_left
+from collections import defaultdict
 from collections.abc import Iterator, Mapping
 from contextlib import contextmanager
 from dataclasses import dataclass, field, replace
+from functools import cached_property
 from typing import Any
 
 from ccnn.compiler.codegen.ordering import Link, Region, order_sections
@@ -76,6 +79,32 @@ class _Body:
     trip: int = 1
     items: list[Any] = field(default_factory=list)
     produced: dict[str, int] = field(default_factory=dict)
+
+    @cached_property
+    def _filled(self) -> tuple[dict[int, int], dict[str, tuple[list[int], list[int]]]]:
+        """Where each inner loop stands, and by pipe where its slots are filled and how many have
+        been by then; asked for when everything is written."""
+        places: dict[int, int] = {}
+        filled: dict[str, tuple[list[int], list[int]]] = {}
+        for place, item in enumerate(self.items):
+            if isinstance(item, _Body):
+                places[id(item)] = place
+                made = {name: count * item.trip for name, count in item.produced.items()}
+            elif isinstance(item, Sync) and item.kind == "wait" and item.token.endswith(".free"):
+                made = {item.token.removesuffix(".free"): 1}
+            else:
+                continue
+            for name, count in made.items():
+                at, totals = filled.setdefault(name, ([], [0]))
+                at.append(place)
+                totals.append(totals[-1] + count)
+        return places, filled
+
+    def before(self, inner: _Body, name: str) -> int:
+        """How many slots of a pipe this body fills in front of an inner one."""
+        places, filled = self._filled
+        at, totals = filled.get(name, ([], [0]))
+        return totals[bisect_left(at, places[id(inner)])]
 
 
 @dataclass(frozen=True)
@@ -251,9 +280,16 @@ class KernelWriter:
         tokens += [Token(t) for t in sorted(self.own_tokens)]
         links = order_sections(self.touched, list(self.regions.values()), self.once)
         tokens += [Token(link.token, int(link.carried)) for link in links]
-        return Kernel(self.name, tuple(buffers), tuple(tokens), self._close(self.stack[0], links))
+        by_section: dict[tuple[int, bool], list[Link]] = defaultdict(list)
+        for link in links:
+            by_section[link.after, True].append(link)
+            by_section[link.before, False].append(link)
+        return Kernel(
+            self.name, tuple(buffers), tuple(tokens), self._close(self.stack[0], by_section)
+        )
 
-    def _close(self, body: _Body, links: list[Link]) -> tuple[Item, ...]:
+    def _close(self, body: _Body, links: Mapping[tuple[int, bool], list[Link]]) -> tuple[Item, ...]:
+        """What a body becomes; `links` by the section they are for, and whether at its begin."""
         items: list[Item] = []
         for item in body.items:
             if isinstance(item, _Body):
@@ -263,9 +299,8 @@ class KernelWriter:
                     Sync(link.taker, "wait", link.token)
                     if item.begins
                     else Sync(link.giver, "signal", link.token)
-                    for link in links
-                    if item.section == (link.after if item.begins else link.before)
-                    and (item.fresh or link.before not in self.once)
+                    for link in links.get((item.section, item.begins), ())
+                    if item.fresh or link.before not in self.once
                 ]
             else:
                 items.append(_resolve(item))
@@ -290,20 +325,8 @@ def _number(ticket: Ticket) -> Affine:
     for outer, inner in zip(ticket.loops, ticket.loops[1:], strict=False):
         number = number + var(inner.var, inner.produced.get(pipe.name, 0) % pipe.depth)
         # what stands before the inner loop in the outer body was counted when it was closed
-        number = number + _before(outer, inner, pipe.name)
+        number = number + outer.before(inner, pipe.name)
     return Affine(number.const % pipe.depth, number.terms)
-
-
-def _before(outer: _Body, inner: _Body, name: str) -> int:
-    count = 0
-    for item in outer.items:
-        if item is inner:
-            return count
-        if isinstance(item, _Body):
-            count += item.produced.get(name, 0) * item.trip
-        elif isinstance(item, Sync) and item.kind == "wait" and item.token == f"{name}.free":
-            count += 1
-    return count
 
 
 def _resolve(item: Item) -> Item:

@@ -68,43 +68,54 @@ def order_sections(touched: Touched, regions: list[Region], once: set[int]) -> l
     names = {name for section in touched.values() for _, name in section}
     overlap |= {name: {name} for name in names if name not in overlap}
     engines = sorted({engine for section in touched.values() for engine, _ in section})
+    uses = {e: {s: _use(found, e) for s, found in touched.items()} for e in engines}
+    uses = {e: {s: use for s, use in of.items() if any(use)} for e, of in uses.items()}
     links = []
     for after in sorted(touched):
         for taker in engines:
-            mine = [(r, w) for (e, r), w in touched[after].items() if e == taker]
+            if after not in uses[taker]:
+                continue
+            read, written = uses[taker][after]
+            needs = _over(overlap, written), _over(overlap, read | written)
             for giver in engines:
-                if mine and giver != taker:
-                    links += _last_link(touched, overlap, once, (after, taker, giver), mine)
+                if giver != taker:
+                    meets = [s for s, use in uses[giver].items() if _meet(use, needs)]
+                    links += _last_link(meets, once, (after, taker, giver))
     return links
 
 
-def _last_link(
-    touched: Touched,
-    overlap: dict[str, set[str]],
-    once: set[int],
-    who: tuple[int, str, str],
-    mine: list[tuple[str, bool]],
-) -> list[Link]:
+Regions = frozenset[str]
+
+
+def _use(section: dict[tuple[str, str], bool], engine: str) -> tuple[Regions, Regions]:
+    """The regions that an engine reads and those that it writes in a section."""
+    mine = [(region, writes) for (e, region), writes in section.items() if e == engine]
+    return frozenset(r for r, writes in mine if not writes), frozenset(r for r, w in mine if w)
+
+
+def _over(overlap: dict[str, set[str]], names: Regions) -> Regions:
+    """All regions that share bytes with one of these."""
+    return frozenset().union(*(overlap[name] for name in names))
+
+
+def _meet(use: tuple[Regions, Regions], needs: tuple[Regions, Regions]) -> bool:
+    """True when one reads what the other writes, or both write the same."""
+    return not (use[0].isdisjoint(needs[0]) and use[1].isdisjoint(needs[1]))
+
+
+def _last_link(meets: list[int], once: set[int], who: tuple[int, str, str]) -> list[Link]:
     """The link from the last section in which `giver` touched what `taker` now needs.
 
     One in the same iteration; only when there is none, one from the iteration before.
     """
     after, taker, giver = who
-
-    def meets(section: int) -> bool:
-        return any(
-            engine == giver and region in overlap[other] and (writes or mine_writes)
-            for (engine, region), writes in touched[section].items()
-            for other, mine_writes in mine
-        )
-
-    before = [s for s in touched if s < after and meets(s)]
+    before = [s for s in meets if s < after]
     found = [Link(max(before), giver, after, taker, False)] if before else []
     if before and max(before) not in once:
         return found
     # what only the first iteration has does not speak for the ones that follow
     always = [s for s in before if s not in once]
-    later = [s for s in touched if s >= after and s not in once and meets(s)]
+    later = [s for s in meets if s >= after and s not in once]
     if always:
         found.append(Link(max(always), giver, after, taker, False))
     elif later and after not in once:
