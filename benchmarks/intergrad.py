@@ -1,6 +1,6 @@
 """InterGrad's figures: single folds, fully connected layers, whole networks; equal PEs, equal area.
 
-    python benchmarks/intergrad.py [--batch N] [--side S] [--area RATIO]
+    python benchmarks/intergrad.py [--batch N] [--side S] [--area RATIO] [--executed FORM...]
 
 What is public of Unnikrishnan & Parhi (TCAS-I 2023) are its claims, not its formulas, array
 sizes, batch sizes or energies.  So each claim is held against every way of counting here:
@@ -13,6 +13,9 @@ sizes, batch sizes or energies.  So each claim is held against every way of coun
 A network's layers are lowered by im2col (M = C R S).  The first layer has no dX.  At equal area
 the baseline's array has a side larger by the square root of the PEs' ratio.  Energy is that of the
 MACs and of the words over the array's edges, in the local buffers.
+
+`--executed` compiles the networks' whole training steps for intergrad-128 instead and executes
+them with gradients apart and interleaved (minutes each): cycles, bytes and energy as simulated.
 """
 
 from __future__ import annotations
@@ -27,6 +30,7 @@ from math import isqrt
 from pathlib import Path
 
 import click
+import onnx
 
 sys.path.insert(0, str(Path(__file__).parent))
 
@@ -41,11 +45,20 @@ from gradient_model import (
     held_results,
     held_weights,
 )
+from zoo import densenet as densenet_model
+from zoo import inception_v4 as inception_v4_model
 
+from ccnn.compiler import CompileOptions, compile_model
 from ccnn.targets.machine import load_machine
+from ccnn.targets.simulator import Trace, simulate
 
 SIDES, PIXELS = (16, 32, 64, 128, 256), (1, 16, 32, 64, 128, 256)
 NETWORKS = {"inception-v4": inception_v4, "densenet-264": lambda: densenet((6, 12, 64, 48))}
+MODELS = {
+    "inception-v4": inception_v4_model,
+    "densenet-264": lambda: densenet_model("densenet264", (6, 12, 64, 48)),
+}
+"""The same as ONNX."""
 BASES = ("ws+ws", "ws+os", "os+os", "os+ws")
 PAPER = {"inception-v4": (0.04, 0.17, 0.12), "densenet-264": (0.27, 0.26, 0.18)}
 """Cycles, memory accesses and energy saved at equal area, against weight-stationary."""
@@ -251,6 +264,29 @@ def show_claims() -> None:
     _write("a figure that is points off here is not reached under any of these ways of counting")
 
 
+def executed(model: onnx.ModelProto, batch: int, form: str) -> Trace:
+    """A training step with gradients apart ('off'), in a form of interleaving, or 'auto'."""
+    options = CompileOptions(target="intergrad-128", batch=batch, interleave=form)  # type: ignore[arg-type]
+    c = compile_model(model, options)
+    return simulate(c.program, c.machine)
+
+
+def show_executed(name: str, batch: int, forms: Sequence[str]) -> None:
+    """Whole steps as executed, and what each form saves."""
+    _write(f"\n{name}, batch {batch}, executed on intergrad-128: the whole step, loads and drains")
+    _write("overlapped, memory as on wavecore; saved against gradients apart")
+    heads = ("cycles", "array", "LBUF bytes", "GBUF bytes", "DRAM bytes", "energy mJ")
+    _write(f"{'':10}" + "".join(f"{head:>24}" for head in heads))
+    plain: tuple[float, ...] = ()
+    for form in ("off", *forms):
+        t = executed(MODELS[name](), batch, form)
+        array = next(e.busy_cycles for e in t.engines if e.name == "array")
+        found = (t.cycles, array, t.lbuf_bytes, t.gbuf_bytes, t.dram_bytes, t.energy_pj / 1e9)
+        plain = plain or found
+        cells = (f"{x:,.0f} ({1 - x / y:6.1%})" for x, y in zip(found, plain, strict=True))
+        _write(f"{form:10}" + "".join(f"{cell:>24}" for cell in cells))
+
+
 def _percents(parts: Sequence[float]) -> str:
     return " ".join(f"{100 * part:5.1f}%" for part in parts)
 
@@ -268,8 +304,14 @@ def _words(way: Way) -> str:
 @click.option("--batch", default=32, type=click.IntRange(min=1))
 @click.option("--side", default=128, type=click.IntRange(min=1))
 @click.option("--area", default=1.1, type=click.FloatRange(min=1), help="PE over a plain PE.")
-def main(batch: int, side: int, area: float) -> None:
+@click.option("--executed", "forms", multiple=True, type=click.Choice(("tile", "element", "auto")))
+@click.option("--network", "names", multiple=True, type=click.Choice(tuple(MODELS)))
+def main(batch: int, side: int, area: float, forms: Sequence[str], names: Sequence[str]) -> None:
     """Print all tables."""
+    if forms:
+        for name in names or MODELS:
+            show_executed(name, batch, forms)
+        return
     show_folds()
     show_connected()
     for name in NETWORKS:

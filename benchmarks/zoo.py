@@ -185,10 +185,10 @@ def alexnet() -> onnx.ModelProto:
     return net.model(net.dense(net.relu(net.dense(x, 4096, 4096)), 4096, 1000))
 
 
-def densenet121() -> onnx.ModelProto:
-    net = Net("densenet121", 224)
+def densenet(name: str, depths: tuple[int, ...]) -> onnx.ModelProto:
+    net = Net(name, 224)
     x = net.pool(net.unit("input", 64, 7, 2), 3, 2, 1)
-    for stage, depth in enumerate((6, 12, 24, 16)):
+    for stage, depth in enumerate(depths):
         if stage:
             x = net.conv(net.relu(net.norm(x)), net.channels[x] // 2)
             x = net.pool(x, 2, 2, 0, "Average")
@@ -238,7 +238,7 @@ NETWORKS: dict[str, Callable[[], onnx.ModelProto]] = {
     "inception_v3": inception_v3,
     "inception_v4": inception_v4,
     "alexnet": alexnet,
-    "densenet121": densenet121,
+    "densenet121": lambda: densenet("densenet121", (6, 12, 24, 16)),
     "mobilenet_v2": mobilenet_v2,
     "vgg16": vgg16,
 }

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from collections import Counter
 from collections.abc import Callable, Iterator, Sequence
 from dataclasses import dataclass, field, replace
 
@@ -14,7 +15,13 @@ from ccnn.compiler.codegen.pair import pair_gemm
 from ccnn.compiler.codegen.plan import GroupPlan
 from ccnn.compiler.codegen.scope import Scope
 from ccnn.compiler.cut import FLOWS, Cut, Flow, Triple, flow_named
-from ccnn.compiler.mapper.cuts import choose_cuts, cuts_by_rule, tile_products, usable_flows
+from ccnn.compiler.mapper.cuts import (
+    choose_cuts,
+    cuts_by_rule,
+    fastest_pieces,
+    tile_products,
+    usable_flows,
+)
 from ccnn.compiler.mapper.pairs import pair_tiling
 from ccnn.compiler.mapper.pinned import check_pinned, pinned_tiling
 from ccnn.compiler.mapper.rule import choose_tiling
@@ -146,6 +153,22 @@ def _gemms(plan: GroupPlan) -> Iterator[tuple[str, int, Turn, Node]]:
                     yield tiling_key(n, plan, size, turn), size, turn, n
 
 
+def _work(
+    plan: GroupPlan,
+    scopes: dict[int, Scope],
+    cuts: dict[tuple[Triple, str], Cut],
+    tilings: dict[str, Tiling],
+) -> Counter[tuple[Triple, Cut]]:
+    """The products of all iterations of a group, each with its cut, and how often it comes."""
+    found = Counter[tuple[Triple, Cut]]()
+    for key, size, turn, node in _gemms(plan):
+        often = turn.count * sum(r.part.count for r in plan.runs if r.part.size == size)
+        gemm = gemm_of(turn.at(scopes[size], node), turn.node(node))
+        for sizes, count in tile_products(gemm, tilings[key]).items():
+            found[sizes, cuts[sizes, tilings[key].flow]] += often * count
+    return found
+
+
 def _map_group(context: Scope, plan: GroupPlan, search: _Search) -> tuple[dict[str, Tiling], int]:
     """Tilings for the nodes of a group and the room they were given."""
     samples = list(dict.fromkeys(r.part.size for r in plan.runs))
@@ -154,7 +177,7 @@ def _map_group(context: Scope, plan: GroupPlan, search: _Search) -> tuple[dict[s
     rooms = [int(plan.budget * _LESS**attempt) for attempt in range(_ATTEMPTS)]
     if plan.name in search.pinned.rooms:
         rooms = [search.pinned.rooms[plan.name]]
-    last: Exception | None = None
+    last, machine = None, context.machine
     for room in rooms:
         try:
             tilings = {
@@ -168,7 +191,10 @@ def _map_group(context: Scope, plan: GroupPlan, search: _Search) -> tuple[dict[s
                 for key, size, turn, n in _gemms(plan)
             }
             # one kernel has one set of accumulators
-            pieces = max((t.pieces for t in tilings.values()), default=1)
+            offered = sorted({1, *(t.pieces for t in tilings.values())})
+            pieces = offered[-1]
+            if offered[1:] and search.pinned.tilings.keys().isdisjoint(tilings):
+                pieces = fastest_pieces(_work(plan, scopes, search.cuts, tilings), machine, offered)
             tilings = {name: replace(t, pieces=pieces) for name, t in tilings.items()}
             mapping = Mapping(context.machine.name, tilings, {}, search.cuts)
             group_kernel(context, mapping, replace(plan, budget=room), numbers)

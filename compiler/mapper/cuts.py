@@ -3,13 +3,13 @@
 A tile at the edge is smaller, and a strided gradient has several stride phases: one GEMM is many
 products, of a few sizes.  Each size is solved once for a machine (array_search.py); the flow is
 chosen for the GEMM as a whole, by cycles of the array with its waits for accumulators, then by
-bytes through the local buffers.
+bytes through the local buffers; the pieces of its waves by executing them (array_time.py).
 """
 
 from __future__ import annotations
 
 from collections import Counter
-from collections.abc import Mapping, MutableMapping, Sequence
+from collections.abc import Iterable, Mapping, MutableMapping, Sequence
 from dataclasses import replace
 from functools import lru_cache
 from itertools import product as pairs
@@ -24,6 +24,7 @@ from ccnn.compiler.cut import Cut, Flow, Triple
 from ccnn.compiler.mapper.array import ArrayMapping, Product, Rules, flows
 from ccnn.compiler.mapper.array_cost import piped_cycles
 from ccnn.compiler.mapper.array_search import map_product
+from ccnn.compiler.mapper.array_time import executed_cycles
 from ccnn.compiler.mapping import Tiling
 from ccnn.targets.machine import Machine
 from ccnn.targets.program import DTYPE_BYTES, ZERO
@@ -80,18 +81,53 @@ def choose_cuts(
     for place, flow in enumerate(usable):
         maps = {sizes: cut_of(sizes, machine, rules, flow) for sizes in products}
         moved = sum(count * maps[s].buffer_bytes for s, count in products.items())
-        for pieces in PIECES if flow.dataflow == "ws" else PIECES[:1]:
-            if machine.acc_rows % pieces:
-                continue
-            cycles = sum(
-                n * piped_cycles(maps[s].cut, machine, pieces) for s, n in products.items()
-            )
-            offers.append((cycles, moved, place, pieces, flow.name, maps))
-    *_, pieces, chosen, maps = min(offers, key=lambda offer: offer[:4])
+        most = PIECES if flow.dataflow == "ws" else PIECES[:1]
+        fits = [pieces for pieces in most if machine.acc_rows % pieces == 0]
+        cycles = min(_waited(products, maps, machine, pieces) for pieces in fits)
+        offers.append((cycles, moved, place, maps, fits))
+    *_, place, maps, fits = min(offers, key=lambda offer: offer[:3])
+    chosen, pieces = usable[place].name, _pieces(products, maps, machine, fits)
     chosen_cuts = {(sizes, chosen): mapping.cut for sizes, mapping in maps.items()}
     cuts.update(chosen_cuts)
     cuts.update({key: cut for key, cut in (pinned or {}).items() if key in chosen_cuts})
     return replace(tiling, flow=chosen, pieces=pieces)
+
+
+def _waited(
+    products: Mapping[Triple, int], maps: Mapping[Triple, ArrayMapping], machine: Machine,
+    pieces: int,
+) -> int:  # fmt: skip
+    """Cycles of all products in a steady state."""
+    return sum(n * piped_cycles(maps[s].cut, machine, pieces) for s, n in products.items())
+
+
+def _pieces(
+    products: Mapping[Triple, int], maps: Mapping[Triple, ArrayMapping], machine: Machine,
+    fits: Sequence[int],
+) -> int:  # fmt: skip
+    """The pieces that take fewest cycles when executed; more than one only where they can save a
+    wait for accumulators at all."""
+    alone = _waited(products, maps, machine, 1)
+    if all(_waited(products, maps, machine, pieces) >= alone for pieces in fits):
+        return 1
+    work = {(sizes, maps[sizes].cut): count for sizes, count in products.items()}
+    return fastest_pieces(work, machine, fits)
+
+
+def fastest_pieces(
+    work: Mapping[tuple[Triple, Cut], int], machine: Machine, offered: Iterable[int]
+) -> int:
+    """Of the offered pieces those in which all the products take fewest cycles, feeds and drains
+    included; the fewest of equals."""
+
+    def executed(pieces: int) -> int:
+        total = 0
+        for (sizes, cut), count in work.items():
+            first, further = executed_cycles(sizes, cut, machine, pieces)
+            total += first + (count - 1) * further
+        return total
+
+    return min(offered, key=lambda pieces: (executed(pieces), pieces))
 
 
 @lru_cache(maxsize=65536)
