@@ -36,12 +36,12 @@ Turn = tuple[Product, Block, Block]
 class PairedGemm(Gemm):
     """dX with X and dW beside; `input` lies as the result does, `gradient` as what stays does."""
 
-    beside: tuple[str, str] = ("", "")
+    alongside: tuple[str, str] = ("", "")
     """X and dW."""
 
     def setup(self) -> None:
         super().setup()
-        self.tensors |= dict(zip(("input", "gradient"), self.beside, strict=True))
+        self.tensors |= dict(zip(("input", "gradient"), self.alongside, strict=True))
         k = self.levels["k"]
         self.levels["k"] = Level("k", k.total, k.total)
         self.result_on = frozenset(self.levels) - self.reducing
@@ -70,7 +70,7 @@ class PairedGemm(Gemm):
         def elements(name: str):
             return lambda tile: prod(self.tile_shapes(tile)[name])
 
-        x, dw = (self.dtypes[tensor] for tensor in self.beside)
+        x, dw = (self.dtypes[tensor] for tensor in self.alongside)
         return [
             *super().operands(),
             Operand("input", self.result_on, elements("input"), x),
@@ -107,8 +107,8 @@ def pair_gemm(scope: Scope, pair: Pair) -> PairedGemm:
             f"'{pair.dx.name}' and '{pair.dw.name}' multiply {' by '.join(sorted(kinds))}: all "
             "operands of the array must have one dtype; cast with a map"
         )
-    beside = pair.x, pair.dw.outputs[0]
-    made = kind(pair.dx, scope.graph, dtypes, scope.accum, beside=beside)
+    alongside = pair.x, pair.dw.outputs[0]
+    made = kind(pair.dx, scope.graph, dtypes, scope.accum, alongside=alongside)
     made.turns = pair_mode(scope.machine).turns
     return made
 
