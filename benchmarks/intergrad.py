@@ -23,7 +23,7 @@ from __future__ import annotations
 import sys
 from collections import Counter
 from collections.abc import Iterator, Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from functools import cache
 from itertools import product
 from math import isqrt
@@ -49,6 +49,9 @@ from zoo import densenet as densenet_model
 from zoo import inception_v4 as inception_v4_model
 
 from ccnn.compiler import CompileOptions, compile_model
+from ccnn.compiler.codegen import generate, make_context
+from ccnn.compiler.mapper import map_graph
+from ccnn.passes.graph import Builder, Graph, Group
 from ccnn.targets.machine import load_machine
 from ccnn.targets.simulator import Trace, simulate
 
@@ -264,6 +267,48 @@ def show_claims() -> None:
     _write("a figure that is points off here is not reached under any of these ways of counting")
 
 
+def connected_step(p: int, n: int, together: bool) -> Graph:
+    """Both gradients of a fully connected layer of p rows and n x n weights."""
+    b = Builder("connected")
+    dy, x, w = b.input("dy", (p, n)), b.input("x", (p, n)), b.input("w", (n, n))
+    dx = b.emit("matmul", [dy, w], trans_a=False, trans_b=False)
+    dw = b.emit("matmul", [dy, x], trans_a=True, trans_b=False)
+    graph = b.build([dx, dw])
+    names = tuple(node.name for node in graph.nodes)
+    return replace(graph, groups=(Group(names, interleaved=True),) if together else ())
+
+
+def executed_connected(p: int, n: int = 1024, ideal: bool = True) -> tuple[Trace, Trace]:
+    """The layer's gradients on intergrad-128, apart in their fastest flows and interleaved;
+    `ideal`: memory takes no time."""
+    machine = load_machine("intergrad-128")
+    if ideal:
+        machine = replace(machine, dram_bandwidth_gib_s=1e9, dram_latency_cycles=0)
+    found = []
+    for together in (False, True):
+        context = make_context(connected_step(p, n, together), machine, "bfloat16")
+        found.append(simulate(generate(context, map_graph(context)), machine))
+    return found[0], found[1]
+
+
+def show_executed_connected(n: int = 1024) -> None:
+    """Fully connected layers as executed."""
+    _write(
+        f"K = M = {n} executed on intergrad-128, apart in the fastest flow of each gradient over"
+    )
+    _write(
+        "interleaved: cycles with ideal memory, cycles with wavecore's, LBUF and GBUF bytes, energy"
+    )
+    for p in (1, 16, 32, 64, 128, 256, 512, 2048):
+        (apart, pair), slow = executed_connected(p, n), executed_connected(p, n, ideal=False)
+        figures = (
+            apart.cycles / pair.cycles, slow[0].cycles / slow[1].cycles,
+            apart.lbuf_bytes / pair.lbuf_bytes, apart.gbuf_bytes / pair.gbuf_bytes,
+            apart.energy_pj / pair.energy_pj,
+        )  # fmt: skip
+        _write(f"P = {p:>5}" + "".join(f"{figure:>8.2f}" for figure in figures))
+
+
 def executed(model: onnx.ModelProto, batch: int, form: str) -> Trace:
     """A training step with gradients apart ('off'), in a form of interleaving, or 'auto'."""
     options = CompileOptions(target="intergrad-128", batch=batch, interleave=form)  # type: ignore[arg-type]
@@ -309,6 +354,7 @@ def _words(way: Way) -> str:
 def main(batch: int, side: int, area: float, forms: Sequence[str], names: Sequence[str]) -> None:
     """Print all tables."""
     if forms:
+        show_executed_connected()
         for name in names or MODELS:
             show_executed(name, batch, forms)
         return
