@@ -160,6 +160,8 @@ def groups_hold_what_they_use(graph: Graph) -> Iterator[str]:
             yield f"group {k} has sub_batch {group.sub_batch}"
         if group.rows < 0:
             yield f"group {k} has rows {group.rows}"
+        if group.carried and not group.rows:
+            yield f"group {k} carries rows but has no bands"
         used = {t for name in group.nodes for t in (*nodes[name].inputs, *nodes[name].outputs)}
         named = [*group.resident, *group.kept]
         for name in dict.fromkeys(named):

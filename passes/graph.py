@@ -101,7 +101,8 @@ class Group:
 
     With `rows`, each iteration runs image band by image band: so many rows of the coarsest tensor
     at a time, and of the others what belongs to them (passes/row_bands.py).  A resident tensor
-    then holds what one band needs of it.
+    then holds what one band needs of it.  `carried`: rows that the next band needs as well stay in
+    the buffer, instead of being made again.
 
     `interleaved`: the array takes turns with both nodes, dX and dW of a layer, element by element
     of the dY that passes it.
@@ -114,6 +115,7 @@ class Group:
     rows: int = 0
     """0: whole images."""
     interleaved: bool = False
+    carried: bool = False
 
 
 @dataclass(frozen=True)

@@ -32,8 +32,9 @@ class Names(Sequence[str]):
     @overload
     def __getitem__(self, at: slice) -> Sequence[str]: ...
     def __getitem__(self, at: int | slice) -> str | Sequence[str]:
-        found = self.places[at]
-        return [self.all[k] for k in found] if isinstance(at, slice) else self.all[found]
+        if isinstance(at, slice):
+            return [self.all[int(k)] for k in self.places[at]]
+        return self.all[int(self.places[at])]
 
 
 @dataclass(frozen=True)
@@ -53,6 +54,8 @@ class Plan:
     """Rows of the coarsest tensor at a time; 0: whole images."""
     leaving: tuple[int, ...] = ()
     """Positions of weight gradients that run behind the group, each on the whole batch."""
+    carried: bool = False
+    """Rows that two bands need stay in the buffer instead of being made again."""
 
     @property
     def cost(self) -> float:

@@ -33,6 +33,7 @@ def place_groups(steps: Steps, chosen: Sequence[tuple[tuple[int, int], Plan]]) -
                 tuple(t for t in touched if steps.root[t] in plan.resident),
                 tuple(t for t in touched if steps.root[t] in plan.kept),
                 plan.rows,
+                carried=plan.carried,
             )
         )
         for k in plan.leaving:

@@ -17,6 +17,13 @@ of rows [a, b) is made from rows
 is an affine rule, clamped to the image: rows at the edge of a band are made in both bands, while
 what lies outside the image stays the zeros (or the lowest value) that the node puts there.  Sums
 over rows take what the band owns, so that no row counts twice.
+
+Bands may also *carry* rows: of a tensor made in the run, a band then makes only the rows behind
+those that the band before it had,
+
+    makes(result, band) = [end of needs(result, band - 1), end of needs(result, band))
+
+and the rows above, which its readers need, are still there.  No row is made twice then.
 """
 
 from __future__ import annotations
@@ -28,101 +35,7 @@ from fractions import Fraction
 from functools import cached_property
 
 from ccnn.passes.graph import Graph, Node, Tensor
-
-Rows = tuple[int, int]
-"""First row, and one past the last."""
-
-AXIS = 2
-"""The dim of [N, C, H, W] that holds the rows."""
-
-
-@dataclass(frozen=True)
-class Slide:
-    """How a window slides over rows: result p reads rows p*stride - before + r*dilation."""
-
-    kernel: int
-    stride: int
-    dilation: int
-    before: int
-
-    def reads(self, results: Rows) -> Rows:
-        """Rows that these results read, inside the image or not."""
-        low, high = (p * self.stride - self.before for p in (results[0], results[1] - 1))
-        return low, high + (self.kernel - 1) * self.dilation + 1
-
-    def results(self, rows: Rows) -> Rows:
-        """The results that read any of these rows, inside the image or not."""
-        span = (self.kernel - 1) * self.dilation
-        low = -((span - rows[0] - self.before) // self.stride)
-        return low, (rows[1] - 1 + self.before) // self.stride + 1
-
-
-@dataclass(frozen=True)
-class Link:
-    """An input with rows, and how they follow from the rows the node works on."""
-
-    tensor: str
-    slide: Slide | None = None
-    """None: the same rows."""
-    back: bool = False
-    """The input holds the results of the slide, and the node works on what they read."""
-
-    def reads(self, rows: Rows) -> Rows:
-        """Rows of the input, inside the image or not."""
-        if self.slide is None:
-            return rows
-        return self.slide.results(rows) if self.back else self.slide.reads(rows)
-
-
-@dataclass(frozen=True)
-class Work:
-    """What a node does with rows."""
-
-    driver: str
-    """The tensor whose rows say which part of its work the node does: a result, or what it sums."""
-    links: tuple[Link, ...]
-    sums: bool = False
-    """It adds up over the rows."""
-
-
-class NoBands(Exception):
-    """Why a run of nodes cannot run band by band."""
-
-
-def work_of(graph: Graph, node: Node) -> Work:
-    """How the rows of a node's tensors belong together; raises NoBands for a node that reads
-    others."""
-    shapes = [graph[i].shape for i in node.inputs if i]
-    made = graph[node.outputs[0]].shape
-    if node.op in ("conv", "conv_dx", "conv_dw") and len(shapes[0]) == 4:
-        return _convolution(graph, node)
-    if node.op.startswith("window_") and len(made) == 4:
-        k, s, d, b = (node.attr(a)[AXIS] for a in ("kernel", "strides", "dilations", "before"))
-        back = node.op.endswith("_grad")
-        read = node.inputs[: 2 if node.op == "window_max_grad" else 1]
-        return Work(node.outputs[0], tuple(Link(t, Slide(k, s, d, b), back) for t in read))
-    joins = node.op == "map" or (node.op == "concat" and node.attr("axis") == 1)
-    if joins and len(made) == 4 and all(len(s) in (0, 4) for s in shapes) and made[AXIS] > 1:
-        read = [i for i in node.inputs if graph[i].shape[AXIS:][:1] == made[AXIS:][:1]]
-        return Work(node.outputs[0], tuple(Link(i) for i in dict.fromkeys(read)))
-    if node.op == "moments" and len(shapes[0]) == 4 and {0, AXIS} <= {*node.attr("axes")}:
-        return Work(node.inputs[0], (Link(node.inputs[0]),), sums=True)
-    if node.op == "reduce" and node.attr("kind") == "sum" and AXIS in node.attr("axes"):
-        high = max(s[AXIS] if len(s) == 4 else 0 for s in shapes)
-        read = [i for i in node.inputs if len(graph[i].shape) == 4 and graph[i].shape[AXIS] == high]
-        if high > 1 and all(len(s) == 4 for s in shapes) and 0 in node.attr("axes"):
-            return Work(read[0], tuple(Link(i) for i in dict.fromkeys(read)), sums=True)
-    raise NoBands(f"'{node.name}' ({node.op}) does not work on rows of images")
-
-
-def _convolution(graph: Graph, node: Node) -> Work:
-    weights = graph[node.outputs[0] if node.op == "conv_dw" else node.inputs[1]]
-    stride, dilation, top = (node.attr(a)[0] for a in ("strides", "dilations", "pads"))
-    slide = Slide(weights.shape[AXIS], stride, dilation, top)
-    if node.op == "conv_dw":
-        x, dy = node.inputs
-        return Work(dy, (Link(x, slide), Link(dy)), sums=True)
-    return Work(node.outputs[0], (Link(node.inputs[0], slide, node.op == "conv_dx"),))
+from ccnn.passes.row_work import AXIS, NoBands, Rows, Work, work_of
 
 
 def _hull(a: Rows | None, b: Rows) -> Rows:
@@ -165,6 +78,15 @@ def _length(rows: Rows) -> int:
 
 
 @dataclass(frozen=True)
+class _Flow:
+    """Rows of one band, by tensor."""
+
+    needs: dict[str, Rows]
+    makes: dict[str, Rows]
+    reads: dict[str, Rows]
+
+
+@dataclass(frozen=True)
 class RowBands:
     """A run of nodes cut into bands of `rows` rows of its coarsest tensor."""
 
@@ -174,6 +96,8 @@ class RowBands:
     works: Mapping[str, Work]
     scale: Mapping[str, int]
     """Rows of each tensor beside one row of the coarsest."""
+    carry: bool = False
+    """Rows of tensors made in the run are carried from band to band."""
 
     def height(self, tensor: str) -> int:
         """All rows of a tensor."""
@@ -199,27 +123,77 @@ class RowBands:
         return max(0, rows[0]), min(self.height(tensor), rows[1])
 
     def needs(self, band: int) -> dict[str, Rows]:
-        """The rows of each tensor that a band makes or reads."""
-        needs: dict[str, Rows] = {}
+        """The rows of each tensor that are there while a band makes or reads it."""
+        return self._flows[band].needs
+
+    def makes(self, band: int) -> dict[str, Rows]:
+        """The rows of each tensor of the run that a band makes."""
+        return self._flows[band].makes
+
+    def carries(self, band: int) -> dict[str, Rows]:
+        """The rows that a band reads and the band before it made, where they are carried."""
+        flow = self._flows[band]
+        if not self.carry:
+            return {}
+        return {
+            t: (flow.reads[t][0], low)
+            for t, (low, _) in flow.makes.items()
+            if t in flow.reads and flow.reads[t][0] < low
+        }
+
+    def publishes(self, tensor: str, band: int) -> Rows:
+        """The rows that a band stores where somebody else needs the tensor."""
+        owned = self.owns(tensor, band)
+        return self.makes(band).get(tensor, owned) if self.carry else owned
+
+    @cached_property
+    def _flows(self) -> tuple[_Flow, ...]:
+        flows: list[_Flow] = []
+        for band in range(self.count):
+            flows.append(self._flow(band, flows[-1].needs if flows and self.carry else {}))
+        return tuple(flows)
+
+    def _flow(self, band: int, before: Mapping[str, Rows]) -> _Flow:
+        """What a band needs and makes behind the rows of the band `before`, where it carries."""
+        flow = _Flow({}, {}, {})
+        needs, makes, reads = flow.needs, flow.makes, flow.reads
         for node in reversed(self.nodes):
             work = self.works[node.name]
             rows = self.owns(work.driver, band)
             if not work.sums:
                 for out in node.outputs:
                     rows = _hull(needs.get(out), rows)
+                made = rows
+                if before:
+                    made = rows = before[work.driver][1], rows[1]
+                    for out in node.outputs:
+                        rows = _hull(needs.get(out), rows)
                 needs |= dict.fromkeys(node.outputs, rows)
+                makes |= dict.fromkeys(node.outputs, made)
+                for alike in self._alike(node) if before else ():
+                    needs[alike] = rows
+                rows = made
             for link in work.links:
                 read = self.clamp(link.tensor, link.reads(rows))
                 needs[link.tensor] = _hull(needs.get(link.tensor), read)
-        return needs
+                reads[link.tensor] = _hull(reads.get(link.tensor), read)
+        return flow
+
+    def _alike(self, node: Node) -> list[str]:
+        """Operands of a map that nobody else here reads: lying as its result does, they can give
+        their place to it."""
+        made = {o for n in self.nodes for o in n.outputs}
+        readers = Counter(i for n in self.nodes for i in dict.fromkeys(n.inputs))
+        links = self.works[node.name].links if node.op == "map" else ()
+        return [k.tensor for k in links if k.tensor in made and readers[k.tensor] == 1]
 
     def parts(self, band: int) -> dict[str, Part]:
         """What a band does at each node, by the node's name."""
-        needs = self.needs(band)
+        makes = self.makes(band)
         made = {}
         for node in self.nodes:
             work = self.works[node.name]
-            rows = self.owns(work.driver, band) if work.sums else needs[work.driver]
+            rows = self.owns(work.driver, band) if work.sums else makes[work.driver]
             views = {t: rows for t in node.outputs if not work.sums}
             for link in work.links:
                 views[link.tensor] = self.clamp(link.tensor, link.reads(rows))
@@ -243,6 +217,15 @@ class RowBands:
         return Totals(needed, read, worked)
 
     @cached_property
+    def carried(self) -> dict[str, int]:
+        """The most rows of each tensor that are carried from a band to the next."""
+        found: dict[str, int] = {}
+        for stripe in self.stripes:
+            for tensor, rows in self.carries(stripe.band).items():
+                found[tensor] = max(found.get(tensor, 0), _length(rows))
+        return found
+
+    @cached_property
     def tallest(self) -> dict[str, int]:
         """The most rows of each tensor that a band needs."""
         found: dict[str, int] = {}
@@ -257,10 +240,12 @@ class RowBands:
         found: list[Stripe] = []
         before: object = None
         for band in range(self.count):
-            shape = {
-                t: (low - band * self.step(t), high - band * self.step(t))
-                for t, (low, high) in self.needs(band).items()
-            }
+            views = [self.needs(band), self.makes(band), self.carries(band)]
+            views.append(self.carries(band + 1) if band + 1 < self.count else {})
+            shape = [
+                {t: (r[0] - band * self.step(t), r[1] - band * self.step(t)) for t, r in v.items()}
+                for v in views
+            ]
             if found[1:] and shape == before and band < self.count - 1:
                 found[-1] = Stripe(found[-1].band, found[-1].count + 1)
             else:
@@ -296,8 +281,9 @@ def _on_rows(node: Node, work: Work, rows: Rows, views: Mapping[str, Rows]) -> N
     return node.with_attrs(**changed)
 
 
-def row_bands(graph: Graph, nodes: Sequence[Node], rows: int) -> RowBands:
-    """A run of nodes in bands of so many rows; raises NoBands when it cannot be cut so."""
+def row_bands(graph: Graph, nodes: Sequence[Node], rows: int, carry: bool = False) -> RowBands:
+    """A run of nodes in bands of so many rows, that `carry` rows from one to the next or make them
+    again; raises NoBands when it cannot be cut so."""
     works = {n.name: work_of(graph, n) for n in nodes}
     scale = _scales(works, nodes)
     made: set[str] = set()
@@ -306,9 +292,9 @@ def row_bands(graph: Graph, nodes: Sequence[Node], rows: int) -> RowBands:
         read = made & set(node.inputs)
         if read:
             raise NoBands(f"'{node.name}' reads '{min(read)}', a sum over all rows")
-    bands = RowBands(graph, tuple(nodes), rows, works, scale)
+    bands = RowBands(graph, tuple(nodes), rows, works, scale, carry)
     for band in range(bands.count):
-        for tensor, (low, high) in bands.needs(band).items():
+        for tensor, (low, high) in (*bands.needs(band).items(), *bands.makes(band).items()):
             if low >= high or bands.owns(tensor, band)[0] >= bands.height(tensor):
                 raise NoBands(f"'{tensor}' has no rows in band {band}")
     return bands

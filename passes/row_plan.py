@@ -1,19 +1,22 @@
 """Groups that run band by band of rows, for runs of kernels of which one sample does not fit.
 
-The bands are the fewest that fit: what two of them need both is made twice, which costs the array
-time, and the more there are, the more often weights and sums go back and forth.
+The bands are the fewest that fit: the more there are, the more often weights and sums go back and
+forth.  What two of them need both is made twice, which costs the array time, or carried from one to
+the next, which costs room and copies; whichever is cheaper.
 """
 
 from __future__ import annotations
 
 from collections.abc import Collection
+from contextlib import suppress
 from dataclasses import dataclass
 from itertools import accumulate
 
 from ccnn.passes.graph import Graph
 from ccnn.passes.group_plan import Plan
 from ccnn.passes.ops import op_named
-from ccnn.passes.row_bands import NoBands, RowBands, row_bands, work_of
+from ccnn.passes.row_bands import RowBands, row_bands
+from ccnn.passes.row_work import NoBands, work_of
 from ccnn.passes.steps import ARRAY_OPS, Steps
 from ccnn.passes.traffic import Use, moved_by_rows, uses
 
@@ -29,6 +32,8 @@ class Price:
     """Of starting a kernel."""
     mac: float = 0.0
     """Of a multiplication."""
+    copy: float = 0.0
+    """Of an element that the vector unit copies."""
 
 
 class RowPlanner:
@@ -68,11 +73,13 @@ class RowPlanner:
             if rows == tried or len(plans) > 1:
                 continue
             tried = rows
-            try:
-                bands = row_bands(self.steps.graph, nodes, rows)
-            except NoBands:
-                continue
-            plans += self._fitting(bands, found, low, high)
+            fitting: list[Plan] = []
+            for carry in (False, True):
+                with suppress(NoBands):
+                    bands = row_bands(self.steps.graph, nodes, rows, carry)
+                    fitting += self._fitting(bands, found, low, high)
+            if fitting:
+                plans.append(min(fitting, key=lambda p: p.cost))
         return plans
 
     def _fitting(self, bands: RowBands, found: dict[str, Use], low: int, high: int) -> list[Plan]:
@@ -90,7 +97,8 @@ class RowPlanner:
         self, bands: RowBands, found: dict[str, Use], resident: Collection[str], low: int, high: int
     ) -> float:
         """The most room that a band takes."""
-        change = [0.0] * (high - low + 1)
+        above = [use.store.room * n for use, n in self._carried(bands, found)]
+        change = [sum(above), *[0.0] * (high - low)]
         for name in resident:
             use = found[name]
             room = use.store.room
@@ -119,10 +127,23 @@ class RowPlanner:
                     kept.add(s)
         moved = float(sum(moved_by_rows(found, bands, batch, resident | kept)))
         starts = self.price.start * count * len(bands.nodes) + self.price.mac * made_again(bands)
+        sizes = self.steps.graph.tensors
+        copied = [sizes[u.store.name].size * n for u, n in self._carried(bands, found)]
+        starts += 2 * self.price.copy * (bands.count - 1) * sum(copied)
         order = [s for s in found if s in resident]
         return Plan(
-            moved, starts, 1, tuple(order), tuple(s for s in found if s in kept), rows=bands.rows
+            moved,
+            starts,
+            1,
+            tuple(order),
+            tuple(s for s in found if s in kept),
+            rows=bands.rows,
+            carried=bands.carry,
         )
+
+    def _carried(self, bands: RowBands, found: dict[str, Use]) -> list[tuple[Use, float]]:
+        """What is carried from a band to the next, and how much of each."""
+        return [(found[t], n / bands.height(t)) for t, n in bands.carried.items()]
 
 
 def made_again(bands: RowBands) -> int:
@@ -142,5 +163,9 @@ def macs_made_again(graph: Graph) -> int:
     """Multiplications of a step beyond those of its nodes: rows that bands of its groups make
     twice."""
     nodes = {n.name: n for n in graph.nodes}
-    runs = [(g.rows, [nodes[n] for n in g.nodes]) for g in graph.groups if g.rows]
-    return sum(made_again(row_bands(graph, run, rows)) for rows, run in runs)
+    total = 0
+    for group in graph.groups:
+        run = [nodes[n] for n in group.nodes if not nodes[n].attr("fused")]
+        if group.rows:
+            total += made_again(row_bands(graph, run, group.rows, group.carried))
+    return total

@@ -89,6 +89,8 @@ class SerializeMinibatch:
     """Under `best`, runs of which one sample does not fit may go by bands of its rows."""
     macs_per_byte: float = 64.0
     """Rows that two bands need are made twice: so many multiplications cost as much as a byte."""
+    copies_per_byte: float = 4.0
+    """Or they are carried from one to the next: so many elements are copied for a byte."""
     most_units: int = 128
     """Neighbouring units that move less than this part of all bytes are cut as one."""
     reach: int = 12
@@ -152,7 +154,7 @@ class Planner:
         self._windows: dict[int, Window] = {}
         self._hopeless: dict[int, int] = {}
         """First position of a group to the least end from which on no group can begin there."""
-        price = Price(options.start_bytes, 1 / options.macs_per_byte)
+        price = Price(options.start_bytes, 1 / options.macs_per_byte, 1 / options.copies_per_byte)
         self._by_rows = RowPlanner(steps, self.free, options.keep, price)
 
     def price(self, i: int, j: int) -> float:

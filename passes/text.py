@@ -92,6 +92,7 @@ def _group(group: Group) -> str:
     nodes = ", ".join(map(_quoted, group.nodes))
     resident, kept = (", ".join(map(_ref, names)) for names in (group.resident, group.kept))
     size = f"sub_batch {group.sub_batch}" + (f" rows {group.rows}" if group.rows else "")
+    size += " carried" if group.carried else ""
     size += " interleaved" if group.interleaved else ""
     return f"group [{nodes}] {size} resident [{resident}] kept [{kept}]"
 
@@ -312,12 +313,13 @@ def _read_group(reader: _Reader, graph: _Parts) -> Group:
     count, rows = _count(reader, "samples"), 0
     if reader.accept("rows "):
         rows = _count(reader, "rows")
+    carried = reader.accept("carried ")
     interleaved = reader.accept("interleaved ")
     tensors = []
     for what in ("resident ", "kept "):
         reader.expect(what)
         tensors.append(_list(reader, lambda: graph.known(reader, reader.ref())))
-    return Group(nodes, count, tensors[0], tensors[1], rows, interleaved)
+    return Group(nodes, count, tensors[0], tensors[1], rows, interleaved, carried)
 
 
 def _count(reader: _Reader, what: str) -> int:

@@ -188,6 +188,6 @@ def _group_traffic(steps: Steps, group: Group, place: dict[str, int]) -> Traffic
     on_chip = {steps.root[t] for t in (*group.resident, *group.kept)}
     if group.rows:
         nodes = steps.nodes[inside[0] : inside[-1] + 1]
-        bands = row_bands(steps.graph, nodes, group.rows)
+        bands = row_bands(steps.graph, nodes, group.rows, group.carried)
         return Traffic(*moved_by_rows(found, bands, steps.axis.batch, on_chip))
     return Traffic(*moved(found, iterations_of(group.sub_batch, steps.axis.batch), on_chip))

@@ -59,7 +59,9 @@ class SerialRun:
                 continue
             members = [left.pop(n) for n in (group.nodes if group else (node.name,))]
             if group and group.rows:
-                BandRun(self, group, row_bands(self.graph, members, group.rows)).run()
+                BandRun(
+                    self, group, row_bands(self.graph, members, group.rows, group.carried)
+                ).run()
             else:
                 self._block(group or Group((node.name,)), members)
         return self
@@ -172,6 +174,8 @@ class BandRun:
     first: bool = True
     """This is the first band of the first sample."""
     final: bool = False
+    above: dict[str, np.ndarray] = field(default_factory=dict)
+    """Rows carried over from the band before."""
 
     def run(self) -> None:
         """All bands of all samples."""
@@ -185,6 +189,8 @@ class BandRun:
 
     def _band(self, sample: int, band: int, sums: dict[str, np.ndarray]) -> None:
         needs, known, fetched = self.bands.needs(band), {}, set()
+        carried = self.bands.carries(band)
+        ahead = self.bands.carries(band + 1) if band + 1 < self.bands.count else {}
         last = {t: k for k, n in enumerate(self.bands.nodes) for t in (*n.inputs, *n.outputs)}
         for k, node in enumerate(self.bands.nodes):
             part = self.bands.parts(band)[node.name]
@@ -197,11 +203,26 @@ class BandRun:
                     sums[t] = sums[t] + value if t in sums else value
                     self._count_sum(t)
                     continue
-                assert value.shape[2] == needs[t][1] - needs[t][0]
-                known[t] = value
-                self._keep(t, self.bands.owns(t, band), needs[t][0], value, sample)
+                rows = self.bands.makes(band)[t]
+                assert value.shape[2] == rows[1] - rows[0]
+                unknown = np.nan if value.dtype.kind == "f" else 0
+                known[t] = np.full_like(value, unknown, shape=self._there(value, needs[t]))
+                known[t][:, :, rows[0] - needs[t][0] : rows[1] - needs[t][0]] = value
+                if t in carried:
+                    assert carried[t][1] == rows[0]
+                    at = carried[t][0] - needs[t][0]
+                    known[t][:, :, at : rows[0] - needs[t][0]] = self.above[t]
+                if t in ahead:
+                    low, high = (r - needs[t][0] for r in ahead[t])
+                    assert low >= 0
+                    self.above[t] = known[t][:, :, low:high]
+                self._keep(t, self.bands.publishes(t, band), needs[t][0], known[t], sample)
             there = [t for t in (*known, *fetched) if t in self.group.resident and last[t] >= k]
             self.step.most = max(self.step.most, self._room(there, needs))
+
+    @staticmethod
+    def _there(value, needs):
+        return (*value.shape[:2], needs[1] - needs[0], *value.shape[3:])
 
     def _read(self, t, rows, needs, known, sample):
         if t in known:
@@ -244,6 +265,7 @@ class BandRun:
 
     def _room(self, there: list[str], needs) -> float:
         room = sum(self._part(t, needs.get(t)) for t in there)
+        room += sum(self._part(t, (0, n)) for t, n in self.bands.carried.items())
         for t in self.group.kept:
             tensor, sizes = self.step.graph[t], self.step.sizes
             width = sizes.partial if tensor.dtype == "float" else sizes.accum

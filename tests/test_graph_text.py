@@ -57,7 +57,7 @@ def graphs(draw) -> Graph:
         groups=tuple(
             Group((node.name,), draw(st.integers(0, 9)), *(
                 tuple(draw(st.lists(pick, max_size=2))) for _ in range(2)
-            ))
+            ), rows=draw(st.integers(0, 2)), carried=draw(st.booleans()))
             for node in nodes if draw(st.booleans())
         ),
     )  # fmt: skip

@@ -1,8 +1,9 @@
-"""Groups that run band by band of rows, the rows at the edges made in both bands: executed in
-float64 against the interpreter, and proved safe."""
+"""Groups that run band by band of rows, the rows at the edges made in both bands or carried from
+one to the next: executed in float64 against the interpreter, and proved safe."""
 
 from dataclasses import replace
 from functools import cache
+from itertools import pairwise
 
 import numpy as np
 import pytest
@@ -25,8 +26,9 @@ from ccnn.passes.group_plan import Plan
 from ccnn.passes.interpret import interpret
 from ccnn.passes.pipeline import DEFAULT, run_pipeline
 from ccnn.passes.place_groups import place_groups
-from ccnn.passes.row_bands import NoBands, row_bands, work_of
+from ccnn.passes.row_bands import row_bands
 from ccnn.passes.row_plan import macs_made_again
+from ccnn.passes.row_work import NoBands, work_of
 from ccnn.passes.serialize_minibatch import SerializeMinibatch
 from ccnn.passes.steps import ElementBytes, make_steps
 from ccnn.passes.text import parse_graph, print_graph
@@ -41,6 +43,11 @@ CHAINS = {
     "vgg": ((16, 10), [("Conv", 3, 1, 1, 1), ("Conv", 3, 1, 1, 1), ("MaxPool", 2, 2, 0, 1)]),
     "deep": (
         (24, 9),
+        [("Conv", 3, 1, 1, 1), ("MaxPool", 2, 2, 0, 1), ("Conv", 5, 1, 2, 1), ("Conv", 3, 1, 1, 1),
+         ("MaxPool", 2, 2, 0, 1), ("Conv", 3, 1, 1, 1)],
+    ),
+    "tall": (
+        (72, 5),
         [("Conv", 3, 1, 1, 1), ("MaxPool", 2, 2, 0, 1), ("Conv", 5, 1, 2, 1), ("Conv", 3, 1, 1, 1),
          ("MaxPool", 2, 2, 0, 1), ("Conv", 3, 1, 1, 1)],
     ),
@@ -106,7 +113,9 @@ def runs_of(graph, steps):
     return runs
 
 
-def in_rows(graph, rows, resident=lambda store, written: True, keep=False, sub_batch=1):
+def in_rows(
+    graph, rows, resident=lambda store, written: True, keep=False, sub_batch=1, carried=False
+):
     """The graph with its longest runs in groups of so many rows, one sample at a time."""
     steps = make_steps(graph, batch_axis(graph), ElementBytes())
     chosen = []
@@ -118,9 +127,8 @@ def in_rows(graph, rows, resident=lambda store, written: True, keep=False, sub_b
         }  # fmt: skip
         rowed = row_bands(graph, steps.nodes[low:high], rows).scale
         kept = {s for s in stores if not steps.stores[s].batched and keep and s not in rowed}
-        chosen.append(
-            ((low, high), Plan(0.0, 0.0, sub_batch, tuple(inside), tuple(kept), rows=rows))
-        )
+        plan = Plan(0.0, 0.0, sub_batch, tuple(inside), tuple(kept), rows=rows, carried=carried)
+        chosen.append(((low, high), plan))
     return place_groups(steps, chosen)
 
 
@@ -155,6 +163,53 @@ def test_all_resident(name, rows):
     check(grouped)
 
 
+CARRIED = [("vgg", 2), ("tall", 6), ("stem", 2), ("valid", 2), ("norm", 2), ("dilated", 3)]
+
+
+@pytest.mark.parametrize(("name", "rows"), CARRIED)
+def test_rows_carried_from_band_to_band(name, rows):
+    again, carried = (in_rows(step_of(name), rows, carried=c) for c in (False, True))
+    program, other = check(carried), check(again)
+    macs, more = simulate(program, WAVECORE).macs, simulate(other, WAVECORE).macs
+    assert macs_made_again(carried) == 0
+    assert more - macs == macs_made_again(again) or name not in ("vgg", "dilated")
+    assert more > macs or name == "norm"  # whose rows at the edges are vector work
+    assert any(b.name.endswith("/above") for k in program.kernels for b in k.buffers)
+
+
+@pytest.mark.parametrize(("name", "rows"), CARRIED)
+def test_carried_bands_make_each_row_once_and_read_what_was_made(name, rows):
+    graph = step_of(name)
+    steps = make_steps(graph, batch_axis(graph), ElementBytes())
+    carried = set()
+    for low, high in runs_of(graph, steps):
+        bands = row_bands(graph, steps.nodes[low:high], rows, carry=True)
+        carried |= {*bands.carried}
+        for tensor in bands.makes(0):
+            made = [bands.makes(band)[tensor] for band in range(bands.count)]
+            assert (made[0][0], made[-1][1]) == (0, bands.height(tensor))
+            assert all(a[1] == b[0] for a, b in pairwise(made))
+            for band in range(bands.count):
+                first, last = bands.needs(band)[tensor]
+                assert first <= made[band][0]
+                assert last == made[band][1]
+                if band and tensor in bands.carries(band):
+                    low_row, high_row = bands.carries(band)[tensor]
+                    assert high_row == made[band][0]
+                    assert first <= low_row
+                    assert bands.needs(band - 1)[tensor][0] <= low_row
+    assert carried
+
+
+def test_bands_too_low_to_carry_rows_are_refused():
+    graph = step_of("deep")
+    steps = make_steps(graph, batch_axis(graph), ElementBytes())
+    low, high = runs_of(graph, steps)[0]
+    with pytest.raises(NoBands, match="has no rows in band"):
+        row_bands(graph, steps.nodes[low:high], 1, carry=True)
+    assert row_bands(graph, steps.nodes[low:high], 1).count == 6
+
+
 @pytest.mark.parametrize("name", CHAINS)
 def test_inputs_from_dram_and_weights_kept(name):
     grouped = in_rows(step_of(name), 2, lambda store, written: written, keep=True)
@@ -162,10 +217,13 @@ def test_inputs_from_dram_and_weights_kept(name):
     check(grouped)
 
 
-@pytest.mark.parametrize("keep", [False, True])
+@pytest.mark.parametrize(("keep", "carried"), [(False, False), (True, False), (False, True)])
 @pytest.mark.parametrize("name", [name for name in CHAINS if name != "norm"])
-def test_the_formula_counts_what_bands_move(name, keep):
-    grouped = in_rows(step_of(name), 2, keep=keep)
+def test_the_formula_counts_what_bands_move(name, keep, carried):
+    if (name, carried) == ("deep", True):
+        pytest.skip("its bands are too low to carry rows")
+    rows = 6 if name == "tall" else 2
+    grouped = in_rows(step_of(name), rows, keep=keep, carried=carried)
     rng = np.random.default_rng(3)
     values = {t.name: rng.standard_normal(t.shape) for t in grouped.of_role("input")}
     run = run_serialised(grouped, values)
@@ -220,12 +278,13 @@ def test_rows_can_be_switched_off(rows):
 def test_what_bands_make_twice_must_be_resident():
     grouped = in_rows(step_of("vgg"), 2, lambda store, written: not written)
     context = make_context(grouped, WAVECORE, "float64")
-    with pytest.raises(CodegenError, match="bands make rows of 'y0' twice"):
+    with pytest.raises(CodegenError, match="bands share rows of 'y0'"):
         plan_groups(context)
 
 
-def test_several_samples_of_unequal_number():
-    check(in_rows(step_of("vgg", 3), 2, sub_batch=2))
+@pytest.mark.parametrize("carried", [False, True])
+def test_several_samples_of_unequal_number(carried):
+    check(in_rows(step_of("vgg", 3), 2, sub_batch=2, carried=carried))
 
 
 @pytest.mark.parametrize(

@@ -12,9 +12,11 @@ from dataclasses import dataclass, replace
 
 from ccnn.compiler.codegen.bands import Turn
 from ccnn.compiler.codegen.emit import KernelWriter, Region
+from ccnn.compiler.codegen.place import Held
 from ccnn.compiler.codegen.plan import GroupPlan, regions_of
-from ccnn.compiler.codegen.scope import Scope, view_of, with_margin
+from ccnn.compiler.codegen.scope import Scope, dense, view_of, with_margin
 from ccnn.passes.graph import Node
+from ccnn.passes.row_work import Rows
 from ccnn.targets.program import ZERO, Affine, Kernel, Load, Map
 
 WriteNode = Callable[[Scope, KernelWriter, Node, str], None]
@@ -31,7 +33,8 @@ def group_scope(context: Scope, plan: GroupPlan, samples: int) -> Scope:
         budget=plan.budget * 2 // 5 if plan.names else plan.budget,
         rows=plan.axis.rows,
         regions={t: regions[name] for t, name in plan.names.items()}
-        | {g.region: regions[g.region] for g in plan.guests},
+        | {g.region: regions[g.region] for g in plan.guests}
+        | {region: regions[region] for region in plan.above.values()},
         margins={t: margins[name] for t, name in plan.names.items() if name in margins},
         sums={t: regions[t] for t in plan.sums},
         partial={t: partial_name(t) for t in plan.partial},
@@ -116,6 +119,7 @@ class _Iteration:
                 else:
                     _fetch(kw, there, tensor, section, always=tensor in there.rows)
             kw.node = numbers[node.name]
+            self.carry(node, turn.carried, 1000 * place + 400, back=False)
             with kw.part(1000 * place + 500):
                 scope = turn.at(with_guests(self.scope, plan, node.name), node, self.band)
                 write(scope, kw, turn.node(node), tiling_key(node, plan, self.samples, turn))
@@ -124,6 +128,26 @@ class _Iteration:
                     with kw.part(1000 * place + 550 + i):
                         _surround(kw, there, tensor)
             self.publish(node, 1000 * place + 600)
+            self.carry(node, turn.ahead, 1000 * place + 700, back=True)
+
+    def carry(self, node: Node, rows: Mapping[str, Rows], section: int, back: bool) -> None:
+        """Rows that two bands need are copied in front of those that the band makes, or set aside
+        (`back`) for the next."""
+        for i, tensor in enumerate(node.outputs):
+            if tensor not in self.plan.above:
+                continue
+            with self.kw.part(section + i):  # there in every band, for the tokens' sake
+                if tensor in rows:
+                    there = self.turn.shows(self.scope, {tensor: rows[tensor]}, self.band)
+                    self._copy(there, tensor, self.plan.above[tensor], back)
+
+    def _copy(self, scope: Scope, tensor: str, above: str, back: bool) -> None:
+        shape = scope.graph[tensor].shape
+        held = scope.held(tensor, (ZERO,) * len(shape))
+        aside = Held(scope.regions[above], dense(shape), ZERO)
+        pair = view_of(held, shape), view_of(aside, shape)
+        source, target = pair if back else reversed(pair)
+        self.kw.emit(Map(self.kw.node, target, (source,), ("s0",)))
 
     def publish(self, node: Node, section: int) -> None:
         """Results that somebody outside needs go to DRAM, each row once."""

@@ -15,7 +15,7 @@ from ccnn.compiler.codegen.scope import Scope, dense, view_of
 from ccnn.compiler.codegen.tiles import choose_tile, operand_tile
 from ccnn.compiler.codegen.vector import kept_shape, tile_bytes
 from ccnn.passes.graph import Node
-from ccnn.passes.row_bands import AXIS
+from ccnn.passes.row_work import AXIS
 from ccnn.targets.program import DTYPE_BYTES, ZERO, Affine, Extent, Load, Map, Reduce, Store, View
 
 _At = dict[int, tuple[Affine, int]]

@@ -12,7 +12,7 @@ from dataclasses import dataclass, replace
 from itertools import pairwise
 from math import prod
 
-from ccnn.compiler.codegen.bands import Turn, turns_of
+from ccnn.compiler.codegen.bands import Turn, bands_of, check_bands, turns_of
 from ccnn.compiler.codegen.convolution import Conv, ConvDw, ConvDx
 from ccnn.compiler.codegen.emit import CodegenError, Region, Segment, segments
 from ccnn.compiler.codegen.guests import Guest, welcomed
@@ -22,7 +22,7 @@ from ccnn.compiler.codegen.scope import Margin, Scope, with_margin
 from ccnn.compiler.mapping import GroupDoesNotFit
 from ccnn.passes.batch_axis import BatchAxis
 from ccnn.passes.graph import Graph, Group, Node, Tensor
-from ccnn.passes.row_bands import NoBands, RowBands, row_bands
+from ccnn.passes.row_bands import banded
 from ccnn.targets.program import DTYPE_BYTES, ZERO
 
 
@@ -70,6 +70,11 @@ class GroupPlan:
         return next(n.name for n in self.nodes if n.op != "reshape")
 
     @property
+    def above(self) -> Mapping[str, str]:
+        """Tensors of which rows are carried from band to band, to the region that holds them."""
+        return _above(self.turns)
+
+    @property
     def height(self) -> int:
         """Bytes that all regions take."""
         return top(self.rectangles)
@@ -98,7 +103,7 @@ def plan_group(context: Scope, group: Group, axis: BatchAxis, root: Mapping[str,
     nodes = tuple(by_name[n] for n in group.nodes)
     samples = group.sub_batch or axis.batch
     runs = _runs(axis.batch, samples, nodes, axis)
-    bands = _bands(graph, group, nodes)
+    bands = bands_of(graph, group, nodes)
     turns = turns_of(bands)
     several = sum(run.part.count for run in runs) > 1 or len(turns) > 1
     if several:
@@ -125,7 +130,7 @@ def plan_group(context: Scope, group: Group, axis: BatchAxis, root: Mapping[str,
     names = {
         t: root[t] for t in touched if root[t] in wanted and t not in gathered and t not in stepped
     }
-    _check_bands(nodes, turns, names)
+    check_bands(nodes, turns, names)
     published = _published(graph, nodes, names, root)
     rectangles = _rectangles(context, nodes, axis, samples, names, turns, group, root)
     rectangles += [
@@ -190,27 +195,6 @@ def _reads_beyond(context: Scope, node: Node) -> Margin:
         for s, n, d in zip(starts[-2:], sizes[-2:], shape[-2:], strict=True)
     )
     return rows, columns
-
-
-def _bands(graph: Graph, group: Group, nodes: Sequence[Node]) -> RowBands | None:
-    """How the images of a group are cut into rows, if they are."""
-    if not group.rows:
-        return None
-    try:
-        return row_bands(graph, [n for n in nodes if not n.attr("fused")], group.rows)
-    except NoBands as why:
-        raise CodegenError(f"the group of '{nodes[0].name}' cannot run on rows: {why}") from why
-
-
-def _check_bands(nodes: Sequence[Node], turns: Sequence[Turn], names: Mapping[str, str]) -> None:
-    """What two bands make both must stay in the buffer, for only one of them may store it."""
-    for turn in turns:
-        for node in nodes:
-            for t in node.outputs:
-                if t not in names and t in turn.needs and turn.needs[t] != turn.owns[t]:
-                    raise CodegenError(
-                        f"bands make rows of '{t}' twice: it must be resident in its group"
-                    )
 
 
 def _margins(
@@ -347,6 +331,10 @@ def _rectangles(
         if name in kept:
             begin, end = 0, len(nodes)
         found.append(Rectangle(name, begin, end, size))
+    for t, name in _above(turns).items():  # rows that wait for the next band
+        rows = max(turn.above(t) for turn in turns)
+        shape = banded(_local(context.graph[t], axis, samples), (0, rows)).shape
+        found.append(Rectangle(name, 0, len(nodes), _bytes(shape, context.dtypes[t])))
     return found
 
 
@@ -378,10 +366,16 @@ def _operands(
     return found
 
 
+def _above(turns: Sequence[Turn]) -> dict[str, str]:
+    return {t: f"{t}/above" for turn in turns for t in turn.carried}
+
+
 def regions_of(plan: GroupPlan, dtypes: Mapping[str, str], accum: str) -> dict[str, Region]:
-    """The regions of a plan, by the tensor that names them; of a guest, by its own name."""
+    """The regions of a plan, by the tensor that names them; of a guest and of rows that bands
+    carry, by their own name."""
     made = {}
     visits = {g.region: dtypes[g.tensor] for g in plan.guests}
+    visits |= {region: dtypes[t] for t, region in plan.above.items()}
     for r in plan.rectangles:
         dtype = accum if r.name in plan.sums else visits.get(r.name) or dtypes[r.name]
         made[r.name] = Region(f"r.{r.name}", dtype, r.size // DTYPE_BYTES[dtype], r.address)

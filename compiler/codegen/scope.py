@@ -14,7 +14,7 @@ from fractions import Fraction
 from ccnn.compiler.codegen.emit import KernelWriter, Region
 from ccnn.compiler.codegen.place import Held
 from ccnn.passes.graph import Graph, Node
-from ccnn.passes.row_bands import AXIS
+from ccnn.passes.row_work import AXIS
 from ccnn.targets.machine import Machine
 from ccnn.targets.program import DTYPE_BYTES, ZERO, Affine, Extent, Store, View
 
