@@ -108,16 +108,17 @@ class Net:
         return helper.make_model(graph, opset_imports=[helper.make_opsetid("", 17)], ir_version=8)
 
 
-def resnet(depths: tuple[int, ...]) -> onnx.ModelProto:
-    """Bottleneck blocks of 64, 128, 256 and 512 channels."""
-    net = Net(f"resnet{3 * sum(depths) + 2}", 224)
-    x = net.pool(net.unit("input", 64, 7, 2), 3, 2, 1)
+def resnet(depths: tuple[int, ...], widths: Sequence[int] = ()) -> onnx.ModelProto:
+    """Bottleneck blocks of 64, 128, 256 and 512 channels, or as many as `widths` says of each
+    convolution (a block's shortcut comes last)."""
+    net, left = Net(f"resnet{3 * sum(depths) + 2}", 224), iter(widths)
+    x = net.pool(net.unit("input", next(left, 64), 7, 2), 3, 2, 1)
     for stage, depth in enumerate(depths):
         for block in range(depth):
             k, stride = 64 << stage, 2 if stage and not block else 1
-            y = net.unit(net.unit(x, k), k, 3, stride)
-            y = net.norm(net.conv(y, 4 * k))
-            x = x if block else net.norm(net.conv(x, 4 * k, 1, stride))
+            y = net.unit(net.unit(x, next(left, k)), next(left, k), 3, stride)
+            y = net.norm(net.conv(y, next(left, 4 * k)))
+            x = x if block else net.norm(net.conv(x, next(left, 4 * k), 1, stride))
             x = net.relu(net.add(y, x))
     return net.model(net.classify(x))
 

@@ -266,6 +266,13 @@ def check_command(
     help="The proven best, or FlexSA's rule.",
 )
 @click.option(
+    "--objective",
+    type=click.Choice(("time", "traffic", "energy")),
+    default="time",
+    show_default=True,
+    help="What to keep low: cycles, bytes through DRAM and local buffers, or energy.",
+)
+@click.option(
     "--from-mapping", type=_FILE, metavar="FILE", help="Price this mapping instead of the best."
 )
 @json_option
@@ -278,6 +285,7 @@ def map_command(
     ideal_memory: bool,
     no_fill_drain: bool,
     mapper: str,
+    objective: str,
     from_mapping: Path | None,
     as_json: bool,
     no_cache: bool,
@@ -291,7 +299,7 @@ def map_command(
     from ccnn.compiler.mapper.array import Rules
     from ccnn.compiler.product import show_product
 
-    rules = Rules(fill_drain=not no_fill_drain, ideal_memory=ideal_memory)
+    rules = Rules(fill_drain=not no_fill_drain, ideal_memory=ideal_memory, objective=objective)
     show_product((m, n, k), target, rules, mapper, from_mapping, as_json=as_json, keep=not no_cache)
 
 

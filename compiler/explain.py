@@ -255,7 +255,7 @@ def _written(
         cuts |= cuts_by_rule(gemm, chosen, machine)
     else:
         flows = usable_flows(gemm, chosen, machine, grouped=False)
-        chosen = choose_cuts(gemm, chosen, machine, cuts, flows)
+        chosen = choose_cuts(gemm, chosen, machine, cuts, flows, None, c.options.objective)
     writer = KernelWriter(node.name, number, machine.gbuf_bytes)
     mapping = Mapping(machine.name, {node.name: chosen}, {}, cuts)
     write_node(context, writer, mapping, node, node.name)

@@ -34,6 +34,7 @@ class Block:
     numbers: dict[str, int]
     """Node to its place in the program's table."""
     exact: bool
+    objective: str
 
     @classmethod
     def of(cls, c: Compilation, kernel: Kernel, machine: Machine) -> Block | PairBlock | None:
@@ -53,11 +54,17 @@ class Block:
         context = make_context(graph, machine, c.options.dtype)
         if group.interleaved:
             return PairBlock(context, pair_of(graph, group), numbers)
-        return cls(context, plan_groups(context)[0], numbers, c.options.mapper == "exact")
+        return cls(
+            context,
+            plan_groups(context)[0],
+            numbers,
+            c.options.mapper == "exact",
+            c.options.objective,
+        )
 
     def mapped(self, mapper: str) -> Mapping:
         """The best mapping of the group; raises MappingError."""
-        return map_group(self.context, self.plan, mapper)
+        return map_group(self.context, self.plan, mapper, self.objective)
 
     def write(self, mapping: Mapping) -> Kernel:
         """The group's kernel; raises CodegenError when it does not fit."""
@@ -81,7 +88,9 @@ class Block:
                 cuts |= cuts_by_rule(gemm, tiling, self.context.machine)
             else:
                 flows = usable_flows(gemm, tiling, self.context.machine, grouped=True)
-                tiling = choose_cuts(gemm, tiling, self.context.machine, cuts, flows)
+                tiling = choose_cuts(
+                    gemm, tiling, self.context.machine, cuts, flows, None, self.objective
+                )
             tiling = replace(tiling, pieces=chosen.pieces)  # a kernel has one set of accumulators
             key = tiling_key(node, self.plan, samples, turn)
             tilings = {**mapping.tilings, key: tiling}

@@ -12,7 +12,7 @@ from rich.text import Text
 from ccnn.compiler.failure import ExitCode, Failure
 from ccnn.compiler.files import read_bytes
 from ccnn.compiler.lists import print_json
-from ccnn.compiler.mapper.array import ArrayMapping, Product, Rules
+from ccnn.compiler.mapper.array import ArrayMapping, Figure, Product, Rules
 from ccnn.compiler.mapper.array_cache import map_products
 from ccnn.compiler.mapper.array_cost import price_cut
 from ccnn.compiler.mapper.array_search import map_product
@@ -21,7 +21,13 @@ from ccnn.compiler.mapping import MappingError
 from ccnn.compiler.report.show import console_for
 from ccnn.targets.machine import Machine, load_machine
 
-SCHEMA_VERSION = 1
+SCHEMA_VERSION = 2
+UNITS = {"time": "cycles", "traffic": "bytes moved", "energy": "pJ"}
+FLOORS = {
+    "time": "MACs over PEs, words over ports",
+    "traffic": "each operand and result once",
+    "energy": "each operand and result once, MACs, static power",
+}
 
 
 def show_product(
@@ -116,8 +122,10 @@ def mapping_facts(mapping: ArrayMapping, rules: Rules) -> dict[str, Any]:
         "result_words": mapping.words.result,
         "buffer_bytes": mapping.buffer_bytes,
         "dram_bytes": mapping.dram_bytes,
-        "bound_cycles": mapping.bound,
-        "floor_cycles": mapping.floor,
+        "objective": rules.objective,
+        "value": float(mapping.value),
+        "bound": float(mapping.bound),
+        "floor": float(mapping.floor),
         "gap": float(mapping.gap),
     }
 
@@ -133,6 +141,10 @@ def show_mapping(mapping: ArrayMapping, rules: Rules, out: TextIO) -> None:
     for row in _rows(mapping, rules):
         table.add_row(*(Text(cell) for cell in row))
     console.print(table)
+
+
+def _figure(value: Figure) -> str:
+    return f"{round(value):,}"
 
 
 def _rows(mapping: ArrayMapping, rules: Rules) -> list[tuple[str, str, str]]:
@@ -153,14 +165,21 @@ def _rows(mapping: ArrayMapping, rules: Rules) -> list[tuple[str, str, str]]:
         )
         if out
     ]
+    unit = UNITS[rules.objective]
+    value = (
+        ()
+        if rules.objective == "time"
+        else ((unit, _figure(mapping.value), f"least {rules.objective} is wanted"),)
+    )
     return [
         ("cycles", f"{mapping.cycles:,}", "; ".join(left_out)),
         ("  array", f"{mapping.array_cycles:,}", shares),
         ("  fill and drain", f"{mapping.fill_cycles:,}", ""),
         ("  reduction", f"{mapping.reduce_cycles:,}", "of parts of K"),
         ("  DRAM", f"{mapping.dram_cycles:,}", "beside the array; the slower one counts"),
-        ("bound", f"{mapping.bound:,}", bound),
-        ("floor", f"{mapping.floor:,}", "MACs over PEs, words over ports"),
+        *value,
+        ("bound", _figure(mapping.bound), bound),
+        ("floor", _figure(mapping.floor), FLOORS[rules.objective]),
         ("PE use", f"{mapping.utilisation:.1%}", f"of {mapping.pes:,} PEs"),
         ("local buffers", f"{mapping.buffer_bytes:,}", "bytes to and from the global buffer"),
         ("DRAM", f"{mapping.dram_bytes:,}", "bytes"),

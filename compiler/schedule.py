@@ -80,7 +80,11 @@ def grouped_and_mapped(
     def attempt(candidate: Graph) -> tuple[Scope, Mapping]:
         context = make_context(candidate, machine, o.dtype)
         mapping = map_graph(
-            context, lambda done, total: tell("map", done, total), o.mapper, o.pinned
+            context,
+            lambda done, total: tell("map", done, total),
+            o.mapper,
+            o.pinned,
+            o.objective,
         )
         return context, mapping
 

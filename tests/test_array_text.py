@@ -103,7 +103,7 @@ def test_map_prints_json_with_units_in_the_keys(capsys):
     facts = json.loads(capsys.readouterr().out)
     assert facts["macs"] == 512 * 64 * 200
     assert facts["gap"] == 0
-    assert facts["cycles"] == facts["bound_cycles"] >= facts["floor_cycles"]
+    assert facts["cycles"] == facts["value"] == facts["bound"] >= facts["floor"]
     assert facts["cycles"] == max(
         facts["array_cycles"] + facts["fill_cycles"] + facts["reduce_cycles"],
         facts["dram_cycles"],

@@ -53,15 +53,17 @@ def map_graph(
     progress: Callable[[int, int], None] | None = None,
     mapper: str = "exact",
     pinned: Mapping | None = None,
+    objective: str = "time",
 ) -> Mapping:
     """A tiling for every GEMM of the graph; raises MappingError when one cannot fit.
 
     The nodes of a group share the buffer with what stays in it: the room for their tiles is
     lowered until the group's kernel fits.  The `mapper` cuts each product for the array: 'exact'
-    as proven best, 'heuristic' by FlexSA's rule, which needs no cuts written down.  Tilings, cuts
-    and rooms that `pinned` has are taken as they are; MappingError when they cannot be.
+    as proven best by the `objective`, 'heuristic' by FlexSA's rule, which needs no cuts written
+    down.  Tilings, cuts and rooms that `pinned` has are taken as they are; MappingError when they
+    cannot be.
     """
-    search = _Search(mapper == "exact", pinned or Mapping(context.machine.name))
+    search = _Search(mapper == "exact", pinned or Mapping(context.machine.name), objective)
     tilings: dict[str, Tiling] = {}
     rooms: dict[str, int] = {}
     plans = plan_groups(context)
@@ -90,10 +92,10 @@ def map_graph(
 
 
 def map_group(
-    context: Scope, plan: GroupPlan, mapper: str = "exact", pinned: Mapping | None = None
+    context: Scope, plan: GroupPlan, mapper: str = "exact", objective: str = "time"
 ) -> Mapping:
     """The mapping of one group, as `map_graph` makes it; raises MappingError."""
-    search = _Search(mapper == "exact", pinned or Mapping(context.machine.name))
+    search = _Search(mapper == "exact", Mapping(context.machine.name), objective)
     tilings, room = _map_group(context, plan, search)
     return Mapping(context.machine.name, tilings, {plan.name: room}, search.cuts)
 
@@ -104,6 +106,7 @@ class _Search:
 
     exact: bool
     pinned: Mapping
+    objective: str = "time"
     solved: dict[tuple[object, ...], Tiling] = field(default_factory=dict)
     cuts: dict[tuple[Triple, str], Cut] = field(default_factory=dict)
 
@@ -141,7 +144,8 @@ class _Search:
             by_hand = {key: self.pinned.cuts[key] for key in keys if key in self.pinned.cuts}
             self.cuts |= {**cuts_by_rule(gemm, tiling, machine), **by_hand}
             return tiling
-        return choose_cuts(gemm, tiling, machine, self.cuts, flows, self.pinned.cuts)
+        by_hand = self.pinned.cuts
+        return choose_cuts(gemm, tiling, machine, self.cuts, flows, by_hand, self.objective)
 
 
 def _gemms(plan: GroupPlan) -> Iterator[tuple[str, int, Turn, Node]]:

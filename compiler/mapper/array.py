@@ -18,6 +18,7 @@ from ccnn.compiler.cut import FLOWS, Cut, Flow, MappingError, Triple, Waves
 from ccnn.targets.machine import Machine
 from ccnn.targets.modes import Mode
 
+Figure = int | Fraction
 LARGEST = 2**31 - 1
 """Largest dimension of a GEMM; keeps every sum of cycles within the solver's integers."""
 
@@ -69,6 +70,8 @@ class Rules:
     """The arrays share the cycles of the whole GEMM evenly, without being given parts of it."""
     word_bytes: int = 2
     sum_bytes: int = 4
+    objective: str = "time"
+    """What the best mapping has least of: time, traffic or energy (array_objective.py)."""
 
 
 @dataclass(frozen=True)
@@ -102,10 +105,12 @@ class ArrayMapping:
     words: Words
     buffer_bytes: int
     dram_bytes: int
-    bound: int
-    """No mapping of the space takes fewer cycles."""
-    floor: int
-    """No mapping at all does: multiplications over PEs, words over operand ports."""
+    bound: Figure
+    """No mapping of the space has less of the objective: cycles, bytes or pJ."""
+    floor: Figure
+    """No mapping at all has: multiplications over PEs, words over operand ports."""
+    value: Figure = 0
+    """Of the objective."""
 
     @property
     def cycles(self) -> int:
@@ -115,7 +120,7 @@ class ArrayMapping:
     @property
     def gap(self) -> Fraction:
         """How far above the bound: 0 is proven best."""
-        return Fraction(self.cycles - self.bound, self.bound)
+        return Fraction(self.value - self.bound) / self.bound
 
     @property
     def utilisation(self) -> float:
@@ -159,6 +164,6 @@ def modes_of(machine: Machine, flow: Flow) -> tuple[Mode, ...]:
     return tuple(m for m in machine.array_modes if m.dataflow == flow.dataflow)
 
 
-def with_bound(mapping: ArrayMapping, bound: int) -> ArrayMapping:
+def with_bound(mapping: ArrayMapping, bound: Figure) -> ArrayMapping:
     """The same with what is proven about the whole space."""
-    return replace(mapping, bound=min(bound, mapping.cycles))
+    return replace(mapping, bound=min(bound, mapping.value))

@@ -8,6 +8,7 @@ priced as if it were written by hand; the cycles of an entry are nowhere believe
 from __future__ import annotations
 
 from collections.abc import Sequence
+from fractions import Fraction
 
 from ccnn.compiler import cache
 from ccnn.compiler.mapper.array import ArrayMapping, Product, Rules, with_bound
@@ -66,9 +67,10 @@ def _read(
     head, _, text = block.partition("\n")
     try:
         read, cut = parse_cut(text, machine, rules)
-        bound = int(head.removeprefix("bound "))
-    except (MappingError, ValueError):
+        exact = Fraction(head.removeprefix("bound "))
+    except (MappingError, ValueError, ZeroDivisionError):
         return None
+    bound = int(exact) if exact.denominator == 1 else exact
     mapping = price_cut(product, machine, rules, cut, "exact")
     # a bound below the floor, or above what the cut takes, is of no mapping of ours
     return with_bound(mapping, bound) if mapping.floor <= bound and read == product else None

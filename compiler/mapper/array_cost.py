@@ -8,11 +8,14 @@ a part of it.  All pairs (x, y) that fit with the smallest x are tried.
 
 from __future__ import annotations
 
+from dataclasses import replace
+from fractions import Fraction
 from functools import lru_cache
 
 from ccnn.compiler.cut import Cut, Flow
 from ccnn.compiler.mapper.array import (
     ArrayMapping,
+    Figure,
     Product,
     Rules,
     Words,
@@ -20,6 +23,7 @@ from ccnn.compiler.mapper.array import (
     modes_of,
     wave_rows,
 )
+from ccnn.compiler.mapper.array_energy import price, total_pj
 from ccnn.compiler.mapping import MappingError
 from ccnn.targets.machine import Machine
 
@@ -39,15 +43,43 @@ def price_cut(
     buffer = (words.a + words.b) * rules.word_bytes + result + reduced + written
     dram = dram_bytes(product.sizes, cut.groups, machine, rules)
     adds = m * n * (partial - 1)
-    floor = floor_cycles(product, machine)
-    return ArrayMapping(
+    found = ArrayMapping(
         product, machine.name, mapper, machine.peak_macs_per_cycle, cut,
         array,
         fill_cycles(cut.flow, cut.part, machine) if rules.fill_drain else 0,
         0 if rules.ideal_memory else -(-adds // machine.lanes),
         0 if rules.ideal_memory else -(-dram // machine.bytes_per_cycle),
-        words, buffer, dram, floor, floor,
+        words, buffer, dram, 0, 0,
     )  # fmt: skip
+    floor = floor_of(product, machine, rules)
+    return replace(found, value=worth(found, machine, rules), bound=floor, floor=floor)
+
+
+def worth(mapping: ArrayMapping, machine: Machine, rules: Rules) -> Figure:
+    """What a mapping is judged by: cycles, bytes of both kinds of traffic, or picojoules."""
+    if rules.objective == "traffic":
+        return mapping.dram_bytes + mapping.buffer_bytes
+    return mapping.cycles if rules.objective == "time" else total_pj(mapping, machine, rules)
+
+
+def floor_of(product: Product, machine: Machine, rules: Rules) -> Figure:
+    """What no mapping at all goes below, in units of the objective."""
+    cycles = floor_cycles(product, machine)
+    if rules.objective == "time":
+        return cycles
+    m, n, k = product.sizes
+    each = (m * k + k * n + m * n) * rules.word_bytes
+    if rules.objective == "traffic":
+        return 2 * each
+    actions = {
+        f"mac_{max(16, 8 * rules.word_bytes)}bit": product.macs,
+        "lbuf_byte": 2 * (m * k + k * n) * rules.word_bytes,
+        "acc_byte": m * n * rules.sum_bytes,
+        "gbuf_byte": 2 * each,
+        "dram_byte": each,
+        "static_cycle": cycles,
+    }
+    return sum((count * price(machine, action) for action, count in actions.items()), Fraction(0))
 
 
 def fill_cycles(flow: Flow, part: tuple[int, int, int], machine: Machine) -> int:

@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+from fractions import Fraction
+
 from ccnn.compiler.mapper.array import ArrayMapping, Rules
 from ccnn.targets.machine import Machine
 
@@ -40,3 +42,14 @@ def energy_pj(mapping: ArrayMapping, machine: Machine, rules: Rules) -> dict[str
     """Picojoules by action; what is left out says `count_actions`."""
     actions = count_actions(mapping, machine, rules)
     return {action: machine.energy_pj[action] * count for action, count in actions.items()}
+
+
+def price(machine: Machine, action: str) -> Fraction:
+    """Picojoules of an action, exactly."""
+    return Fraction(str(machine.energy_pj.get(action, 0)))
+
+
+def total_pj(mapping: ArrayMapping, machine: Machine, rules: Rules) -> Fraction:
+    """Picojoules of all that is counted, and of static power in all cycles."""
+    actions = {**count_actions(mapping, machine, rules), "static_cycle": mapping.cycles}
+    return sum((price(machine, a) * count for a, count in actions.items()), Fraction(0))

@@ -22,13 +22,15 @@ a gradient of weights is meant.
 from __future__ import annotations
 
 from collections.abc import Callable, Iterator
-from functools import lru_cache
+from dataclasses import replace
+from fractions import Fraction
 from itertools import product as pairs
 from math import lcm
 
 from ccnn.compiler.cut import FLOWS, Cut, Flow, Run, Strip, Triple, Waves, part_of
 from ccnn.compiler.mapper.array import (
     ArrayMapping,
+    Figure,
     Product,
     Rules,
     block_cycles,
@@ -37,13 +39,18 @@ from ccnn.compiler.mapper.array import (
     wave_rows,
     with_bound,
 )
-from ccnn.compiler.mapper.array_cost import fill_cycles, floor_cycles, price_cut
+from ccnn.compiler.mapper.array_blocks import block_kind, block_runs
+from ccnn.compiler.mapper.array_cost import fill_cycles, floor_of, price_cut
 from ccnn.compiler.mapper.array_cover import Kind, cover
+from ccnn.compiler.mapper.array_energy import price
+from ccnn.compiler.mapper.array_objective import best_strips, linear, prices_of
 from ccnn.targets.machine import Machine
-from ccnn.targets.modes import Mode, best_mode, splits
+from ccnn.targets.modes import best_mode, splits
 
 ONE: Triple = (1, 1, 1)
-Rank = Callable[[ArrayMapping], tuple[int, ...]]
+_PRICES = 8
+"""Prices of a cycle that are tried for strips of least energy."""
+Rank = Callable[[ArrayMapping], tuple[Figure, ...]]
 
 
 def map_product(
@@ -65,7 +72,10 @@ def map_product(
     by_rule = _heuristic(product, machine, rules, split)
     if mapper == "heuristic":
         return by_rule
-    best, bound = _exact(product, machine, rules, by_rule, flow, rank or _rank)
+    if rules.objective == "time":
+        best, bound = _exact(product, machine, rules, by_rule, flow, rank or _rank)
+    else:
+        best, bound = _cheapest(product, machine, rules, flow, rank or _rank_by_value)
     return with_bound(best, bound)
 
 
@@ -104,7 +114,50 @@ def _exact(
     return best, min(bound, best.cycles)
 
 
-def _rank(mapping: ArrayMapping) -> tuple[int, ...]:
+def _cheapest(
+    product: Product, machine: Machine, rules: Rules, only: Flow | None, rank: Rank
+) -> tuple[ArrayMapping, Figure]:
+    """The mapping with least traffic or energy, and a bound for all.
+
+    Static power is paid for as long as array or memory take, whichever is slower.  With a cycle of
+    the array at any price up to that the strips give a bound for all; prices are tried until one
+    gives the best strips, too, or _PRICES of them.
+    """
+    found, bounds, shared = [], [], machine.arrays if rules.balanced else 1
+    power = price(machine, "static_cycle") if rules.objective == "energy" else Fraction(0)
+    for flow, groups, units in _openings(machine, rules):
+        if only not in (None, flow):
+            continue
+        part = part_of(product.sizes, groups, units)
+        for waves in wave_lengths(machine, rules, flow, part):
+            empty = Cut(flow, groups, units, part, waves, ())
+            at_least, low, high = Fraction(0), Fraction(0), power
+            for each in range(_PRICES):
+                cycle = (power, Fraction(0))[each] if each < 2 else (low + high) / 2
+                prices = prices_of(product, machine, rules, empty, cycle / shared)
+                strips, proven = best_strips(machine, rules, empty, prices)
+                cut = replace(empty, strips=strips)
+                mapping = price_cut(product, machine, rules, cut, "exact")
+                found.append(mapping)
+                # of all in this opening, what lies outside the strips is the same
+                modes = modes_of(machine, flow)
+                held = mapping.value - linear(prices, modes, cut) + proven
+                busy = mapping.array_cycles + mapping.fill_cycles + mapping.reduce_cycles
+                over = busy - mapping.dram_cycles
+                held -= power * max(over, 0) - cycle * over
+                at_least = max(at_least, held)
+                if held == mapping.value or not power:
+                    break
+                low, high = (cycle, high) if over > 0 else (low, cycle)
+            bounds.append(at_least)
+    return min(found, key=rank), min(bounds)
+
+
+def _rank_by_value(mapping: ArrayMapping) -> tuple[Figure, ...]:
+    return mapping.value, *_rank(mapping)
+
+
+def _rank(mapping: ArrayMapping) -> tuple[Figure, ...]:
     return mapping.cycles, mapping.dram_bytes, mapping.array_cycles, mapping.buffer_bytes
 
 
@@ -149,23 +202,6 @@ def _merged(pieces: tuple[tuple[int, int], ...]) -> Waves:
     return tuple(kept)
 
 
-@lru_cache(maxsize=65536)
-def _kind(machine: Machine, rules: Rules, mode: Mode, waves: Waves) -> Kind:
-    """What a block in a mode costs by its depth, as a piece of a cover."""
-    breaks = {mode.rows}
-    if not rules.whole_shift:
-        streams = {-(-rows // mode.sub_waves) * mode.turns for rows, _ in waves}
-        breaks |= {s for s in streams if s < mode.rows}
-    levels, below = [], 0
-    price = block_cycles(machine, rules, mode, waves, 0)
-    for at in sorted(breaks):
-        rise = block_cycles(machine, rules, mode, waves, at)
-        rise -= block_cycles(machine, rules, mode, waves, below)
-        levels.append((at - below, rise // (at - below)))
-        below = at
-    return Kind(price, tuple(levels))
-
-
 def _strips(
     machine: Machine, rules: Rules, flow: Flow, part: Triple, waves: Waves
 ) -> tuple[tuple[Strip, ...], int]:
@@ -176,12 +212,9 @@ def _strips(
     blocks, bounds, columns = [], [], []
     for cols in widths:
         wide = tuple(mode for mode in modes if mode.cols >= cols)
-        kinds = tuple(_kind(machine, rules, mode, waves) for mode in wide)
+        kinds = tuple(block_kind(machine, rules, mode, waves) for mode in wide)
         answer = cover(depth, kinds)
-        runs = []
-        for mode, kind, count, units in zip(wide, kinds, answer.counts, answer.units, strict=True):
-            runs += _runs(machine, rules, mode, waves, kind, (count, units))
-        blocks.append(tuple(runs))
+        blocks.append(block_runs(machine, rules, waves, wide, kinds, answer))
         bounds.append(answer.bound)
         columns.append(Kind(answer.cost, ((cols, 0),)))
     chosen = cover(width, tuple(columns))
@@ -191,30 +224,6 @@ def _strips(
             width, tuple(Kind(b, k.levels) for b, k in zip(bounds, columns, strict=True))
         ).bound
     return _fill(width, widths, chosen.counts, blocks), proven
-
-
-def _runs(
-    machine: Machine, rules: Rules, mode: Mode, waves: Waves, kind: Kind, share: tuple[int, int]
-) -> list[Run]:
-    """Blocks of a mode: full ones and a rest where that costs no more than equal ones."""
-    count, units = share
-    if not count:
-        return []
-    each, more = divmod(units, count)
-    equal = [(each + 1, more), (each, count - more)]
-    full, rest = divmod(units, kind.most)
-    whole = [(kind.most, full), (rest, 1 if rest else 0)]
-
-    def cost(depths: list[tuple[int, int]]) -> int:
-        return sum(many * kind.at(depth) for depth, many in depths)
-
-    # fewer blocks than were paid for would have been the better cover
-    depths = whole if full + (rest > 0) == count and cost(whole) <= cost(equal) else equal
-    return [
-        Run(mode.name, depth, many, block_cycles(machine, rules, mode, waves, depth))
-        for depth, many in depths
-        if many and depth
-    ]
 
 
 def _fill(
@@ -249,8 +258,8 @@ def _heuristic(product: Product, machine: Machine, rules: Rules, split: str | No
             strips = _tiles(machine, rules, part, waves)
             cut = Cut(flow, over, within, part, waves, strips)
             choices.append(price_cut(product, machine, rules, cut, "heuristic"))
-    best = min(choices, key=_rank)
-    return with_bound(best, floor_cycles(product, machine))
+    best = min(choices, key=_rank_by_value)
+    return with_bound(best, floor_of(product, machine, rules))
 
 
 def _along(dim: str, parts: int) -> Triple:

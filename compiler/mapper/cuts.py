@@ -2,8 +2,9 @@
 
 A tile at the edge is smaller, and a strided gradient has several stride phases: one GEMM is many
 products, of a few sizes.  Each size is solved once for a machine (array_search.py); the flow is
-chosen for the GEMM as a whole, by cycles of the array with its waits for accumulators, then by
-bytes through the local buffers; the pieces of its waves by executing them (array_time.py).
+chosen for the GEMM as a whole, by the objective: cycles of the array with its waits for
+accumulators, bytes through the local buffers, or the energy of both; the pieces of its waves by
+executing them (array_time.py).
 """
 
 from __future__ import annotations
@@ -21,8 +22,9 @@ from ccnn.compiler.codegen.nest import Position
 from ccnn.compiler.codegen.place import Held
 from ccnn.compiler.codegen.scope import dense
 from ccnn.compiler.cut import Cut, Flow, Triple
-from ccnn.compiler.mapper.array import ArrayMapping, Product, Rules, flows
+from ccnn.compiler.mapper.array import ArrayMapping, Figure, Product, Rules, flows
 from ccnn.compiler.mapper.array_cost import piped_cycles
+from ccnn.compiler.mapper.array_energy import price
 from ccnn.compiler.mapper.array_search import map_product
 from ccnn.compiler.mapper.array_time import executed_cycles
 from ccnn.compiler.mapping import Tiling
@@ -69,22 +71,23 @@ def choose_cuts(
     cuts: Cuts,
     usable: Sequence[Flow],
     pinned: Mapping[tuple[Triple, str], Cut] | None = None,
+    objective: str = "time",
 ) -> Tiling:
-    """The tiling with the flow that takes fewest cycles; its products are added to `cuts`.
+    """The tiling with the flow that is best by the objective; its products are added to `cuts`.
 
     Cuts that are `pinned` are taken whatever they cost.
     """
     products = tile_products(gemm, tiling)
     word = DTYPE_BYTES[gemm.dtypes[gemm.tensors["moving"]]]
-    rules = Rules(ideal_memory=True, word_bytes=word, sum_bytes=DTYPE_BYTES[gemm.accum])
+    sums = DTYPE_BYTES[gemm.accum]
+    rules = Rules(ideal_memory=True, word_bytes=word, sum_bytes=sums, objective=objective)
     offers = []
     for place, flow in enumerate(usable):
         maps = {sizes: cut_of(sizes, machine, rules, flow) for sizes in products}
-        moved = sum(count * maps[s].buffer_bytes for s, count in products.items())
         most = PIECES if flow.dataflow == "ws" else PIECES[:1]
         fits = [pieces for pieces in most if machine.acc_rows % pieces == 0]
-        cycles = min(_waited(products, maps, machine, pieces) for pieces in fits)
-        offers.append((cycles, moved, place, maps, fits))
+        worth = min(_total(products, maps, machine, rules, pieces) for pieces in fits)
+        offers.append((*worth, place, maps, fits))
     *_, place, maps, fits = min(offers, key=lambda offer: offer[:3])
     chosen, pieces = usable[place].name, _pieces(products, maps, machine, fits)
     chosen_cuts = {(sizes, chosen): mapping.cut for sizes, mapping in maps.items()}
@@ -133,14 +136,42 @@ def fastest_pieces(
 @lru_cache(maxsize=65536)
 def cut_of(sizes: Triple, machine: Machine, rules: Rules, flow: Flow) -> ArrayMapping:
     """The best mapping of a product in one flow: the exact one, or the rule's where waiting for
-    accumulators makes that one faster."""
+    accumulators makes that one better."""
 
-    def rank(mapping: ArrayMapping) -> tuple[int, ...]:
-        return piped_cycles(mapping.cut, machine), mapping.buffer_bytes
+    def rank(mapping: ArrayMapping) -> tuple[Figure, ...]:
+        return _judge(mapping, machine, rules)
 
     exact = map_product(Product(*sizes), machine, rules, flow=flow, rank=rank)
     by_rule = map_product(Product(*sizes), machine, rules, "heuristic")
     return min(exact, by_rule, key=rank) if by_rule.cut.flow == flow else exact
+
+
+def _total(
+    products: Mapping[Triple, int],
+    maps: Mapping[Triple, ArrayMapping],
+    machine: Machine,
+    rules: Rules,
+    pieces: int,
+) -> tuple[Figure, ...]:
+    """What all products cost by the objective, and what decides between equals."""
+    judged = [_judge(maps[s], machine, rules, pieces) for s in products]
+    return tuple(
+        sum(n * each for n, each in zip(products.values(), column, strict=True))
+        for column in zip(*judged, strict=True)
+    )
+
+
+def _judge(
+    mapping: ArrayMapping, machine: Machine, rules: Rules, pieces: int = 1
+) -> tuple[Figure, Figure]:
+    """What a product costs by the objective, and what decides between equals."""
+    cycles, moved = piped_cycles(mapping.cut, machine, pieces), mapping.buffer_bytes
+    if rules.objective == "traffic":
+        return moved, cycles
+    if rules.objective == "time":
+        return cycles, moved
+    waits = cycles - mapping.cycles
+    return mapping.value + price(machine, "static_cycle") * waits, cycles
 
 
 def cuts_by_rule(gemm: Gemm, tiling: Tiling, machine: Machine) -> Cuts:
