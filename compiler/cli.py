@@ -290,16 +290,16 @@ def map_command(
     as_json: bool,
     no_cache: bool,
 ) -> None:
-    """Map the GEMM result[M,N] = a[M,K] @ b[K,N] onto a machine's array.
+    """Map the GEMM result[M,N] = a[M,K] @ b[K,N] onto a machine's arrays.
 
-    Prints how it is cut into parts, waves, strips and blocks, the mode of each block, and what
-    it costs in cycles and bytes, with 16-bit operands and 32-bit sums. The first lines can be
-    edited and given back with --from-mapping.
+    Prints how it is cut into parts, waves, strips and blocks, the mode of each block, and what it
+    costs, with 16-bit operands and 32-bit sums. The first lines can be edited and given back with
+    --from-mapping.
     """
     from ccnn.compiler.mapper.array import Rules
     from ccnn.compiler.product import show_product
 
-    rules = Rules(fill_drain=not no_fill_drain, ideal_memory=ideal_memory, objective=objective)
+    rules = Rules(not no_fill_drain, ideal_memory, objective=objective)
     show_product((m, n, k), target, rules, mapper, from_mapping, as_json=as_json, keep=not no_cache)
 
 

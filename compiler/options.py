@@ -230,7 +230,7 @@ _SCHEDULE = (
         "--objective",
         type=click.Choice(("time", "traffic", "energy")),
         help="Try schedules and keep the best: --serialize and --recompute are chosen unless they "
-        "are given.",
+        "are given. Products are cut for the array by it, too.",
     ),
     click.option(
         "--budget",

@@ -3,18 +3,23 @@
 from __future__ import annotations
 
 import sys
+from collections.abc import Sequence
+from dataclasses import dataclass
+from math import prod
 from pathlib import Path
 from typing import Any, TextIO
 
 from rich.table import Table
 from rich.text import Text
 
+from ccnn.compiler.cut import Triple, triple_text
 from ccnn.compiler.failure import ExitCode, Failure
 from ccnn.compiler.files import read_bytes
 from ccnn.compiler.lists import print_json
 from ccnn.compiler.mapper.array import ArrayMapping, Figure, Product, Rules
 from ccnn.compiler.mapper.array_cache import map_products
 from ccnn.compiler.mapper.array_cost import price_cut
+from ccnn.compiler.mapper.array_energy import price
 from ccnn.compiler.mapper.array_search import map_product
 from ccnn.compiler.mapper.array_text import parse_cut, print_cut
 from ccnn.compiler.mapping import MappingError
@@ -45,17 +50,81 @@ def show_product(
     `keep` finds a mapping that was solved before in the cache, and leaves it there.
     """
     machine = load_machine(target)
-    product = Product(*sizes)
-    if mapper == "exact":
-        (mapping,) = map_products([product], machine, rules, keep)
-    else:
-        mapping = map_product(product, machine, rules, mapper)
+    whole = Product(*sizes)
+
+    def solve(product: Product) -> ArrayMapping:
+        if mapper == "exact":
+            return map_products([product], machine, rules, keep)[0]
+        return map_product(product, machine, rules, mapper)
+
+    cores, mapping = min(
+        ((share, solve(share.part)) for share in shares(whole, machine, rules)),
+        key=lambda each: (each[1].value + each[0].value, each[1].cycles + each[0].cycles),
+    )
     if pinned is not None:
-        mapping = _pinned(pinned, product, machine, rules, mapping)
+        mapping = _pinned(pinned, cores.part, machine, rules, mapping)
     if as_json:
-        print_json(mapping_facts(mapping, rules))
+        print_json(mapping_facts(mapping, rules) | cores.facts(whole))
     else:
-        show_mapping(mapping, rules, sys.stdout)
+        show_mapping(mapping, rules, sys.stdout, cores.rows())
+
+
+@dataclass(frozen=True)
+class Share:
+    """What each core of a machine has of a GEMM, and what putting the parts together takes.
+
+    Parts of K are sums that every core fetches from the memory of the others and adds to its own.
+    """
+
+    part: Product
+    split: Triple
+    cycles: int = 0
+    dram_bytes: int = 0
+    value: Figure = 0
+    """Of the objective."""
+
+    def facts(self, whole: Product) -> dict[str, Any]:
+        """As JSON values: sizes of the whole GEMM, and those of a core's part."""
+        m, n, k = whole.sizes
+        return {
+            "m": m,
+            "n": n,
+            "k": k,
+            "cores_mnk": list(self.split),
+            "core_mnk": list(self.part.sizes),
+            "exchange_cycles": self.cycles,
+            "exchange_bytes": self.dram_bytes,
+        }
+
+    def rows(self) -> list[tuple[str, str, str]]:
+        """Lines about the cores, where there are several."""
+        if prod(self.split) == 1:
+            return []
+        words = f"each with this GEMM, {triple_text(self.split)} parts of M, N, K"
+        found = [("cores", str(prod(self.split)), words)]
+        if self.split[2] > 1:
+            fetched = f"and {self.dram_bytes:,} bytes of DRAM, for sums of the other parts of K"
+            found.append(("  exchange", f"{self.cycles:,}", f"cycles {fetched}"))
+        return found
+
+
+def shares(product: Product, machine: Machine, rules: Rules) -> list[Share]:
+    """A GEMM over the cores of a machine: cut along M, or along K."""
+    cores, (m, n, k) = machine.cores, product.sizes
+    if cores == 1:
+        return [Share(product, (1, 1, 1))]
+    words = (cores - 1) * m * n
+    moved = words * rules.word_bytes
+    cycles = 0
+    if not rules.ideal_memory:
+        cycles = -(-moved // machine.bytes_per_cycle) + -(-words // machine.lanes)
+    energy = moved * (price(machine, "dram_byte") + price(machine, "gbuf_byte"))
+    energy += words * price(machine, "vector_op") + cycles * price(machine, "static_cycle")
+    value = {"time": cycles, "traffic": 2 * moved, "energy": energy}[rules.objective]
+    return [
+        Share(Product(-(-m // cores), n, k), (cores, 1, 1)),
+        Share(Product(m, n, -(-k // cores)), (1, 1, cores), cycles, moved, value),
+    ]
 
 
 def _pinned(
@@ -130,7 +199,9 @@ def mapping_facts(mapping: ArrayMapping, rules: Rules) -> dict[str, Any]:
     }
 
 
-def show_mapping(mapping: ArrayMapping, rules: Rules, out: TextIO) -> None:
+def show_mapping(
+    mapping: ArrayMapping, rules: Rules, out: TextIO, above: Sequence[tuple[str, str, str]] = ()
+) -> None:
     """The cut as text that can be fed back, then what it costs."""
     console = console_for(out)
     console.print(Text(print_cut(mapping.product, mapping.machine, mapping.cut)))
@@ -138,7 +209,7 @@ def show_mapping(mapping: ArrayMapping, rules: Rules, out: TextIO) -> None:
     table.add_column("", justify="left")
     table.add_column("", justify="right")
     table.add_column("", justify="left")
-    for row in _rows(mapping, rules):
+    for row in (*above, *_rows(mapping, rules)):
         table.add_row(*(Text(cell) for cell in row))
     console.print(table)
 

@@ -2,24 +2,35 @@
 
 from __future__ import annotations
 
+import json
 from dataclasses import replace
 from functools import cache
 from itertools import groupby
 from itertools import product as pairs
-from math import prod
+from math import ceil, prod
 
 import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
 from test_array_mapper import FLEX, ODD, TINY, all_waves, check_legal
+from test_array_modes import gemm_graph
+from test_mapper import CASES
 
+from ccnn.compiler import cli
+from ccnn.compiler.codegen import gemm_of, generate, make_context
 from ccnn.compiler.cut import FLOWS, Cut, Flow, Run, Strip, Waves, part_of
-from ccnn.compiler.mapper.array import Figure, Product, Rules, block_cycles, modes_of
+from ccnn.compiler.mapper import map_graph
+from ccnn.compiler.mapper.array import Figure, Product, Rules, block_cycles, flows, modes_of
+from ccnn.compiler.mapper.array_cache import map_products
 from ccnn.compiler.mapper.array_cost import price_cut
 from ccnn.compiler.mapper.array_energy import count_actions, energy_pj
 from ccnn.compiler.mapper.array_search import map_product
+from ccnn.compiler.mapper.cuts import choose_cuts
+from ccnn.compiler.mapping import Mapping, Tiling
 from ccnn.targets.machine import Machine, load_machine
 from ccnn.targets.modes import Mode
+from ccnn.targets.simulator import simulate
+from ccnn.targets.verify import verify_program
 
 OBJECTIVES = ("time", "traffic", "energy")
 MACHINES = {
@@ -35,7 +46,7 @@ MACHINES = {
     ),
     "short waves": replace(TINY, modes=FLEX, acc_rows=3, lbuf_h_rows=4),
 }
-sizes = st.integers(1, 8)
+sizes = st.integers(1, 7)
 
 # An oracle that knows nothing of covers, and of prices only what a whole mapping costs: it keeps
 # every strip, and every set of strips, that no other is better than in all that prices depend on.
@@ -125,9 +136,9 @@ def brute_force(product: Product, machine: Machine, rules: Rules) -> Figure:
     return best
 
 
-@pytest.mark.parametrize("objective", OBJECTIVES)
+@pytest.mark.parametrize("objective", OBJECTIVES[1:])
 @pytest.mark.parametrize("name", MACHINES)
-@settings(max_examples=12, deadline=None, derandomize=True)
+@settings(max_examples=10, deadline=None, derandomize=True)
 @given(m=sizes, n=sizes, k=sizes)
 def test_exact_equals_brute_force(name: str, objective: str, m: int, n: int, k: int):
     product, rules = Product(m, n, k), Rules(ideal_memory=True, objective=objective)
@@ -147,7 +158,7 @@ SLOW = {
 @pytest.mark.parametrize("objective", ["traffic", "energy"])
 @pytest.mark.parametrize("name", SLOW)
 @settings(max_examples=10, deadline=None, derandomize=True)
-@given(m=st.integers(1, 8), n=st.integers(1, 8), k=st.integers(1, 8))
+@given(m=st.integers(1, 6), n=st.integers(1, 6), k=st.integers(1, 6))
 def test_with_memory_no_mapping_is_below_the_bound(
     name: str, objective: str, m: int, n: int, k: int
 ):
@@ -159,7 +170,7 @@ def test_with_memory_no_mapping_is_below_the_bound(
 
 
 @pytest.mark.parametrize("name", ["wavecore", "ccnn-flex", "flexsa-4g4c", "intergrad-32"])
-@settings(max_examples=8, deadline=None, derandomize=True)
+@settings(max_examples=5, deadline=None, derandomize=True)
 @given(m=st.integers(1, 3000), n=st.integers(1, 400), k=st.integers(1, 3000))
 def test_each_objective_is_lowest_in_its_own(name: str, m: int, n: int, k: int):
     machine, product = load_machine(name), Product(m, n, k)
@@ -198,3 +209,82 @@ def test_traffic_is_saved_by_wider_strips_where_time_is_by_sub_waves():
         traffic.value
         < price_cut(product, machine, Rules(objective="traffic"), time.cut, "time").value
     )
+
+
+# in commands and programs
+
+
+def facts_of(capsys, *arguments: str) -> dict:
+    assert cli.run(["map", *arguments, "--json", "--no-cache"]) == 0
+    return json.loads(capsys.readouterr().out)
+
+
+@pytest.mark.parametrize("objective", OBJECTIVES)
+def test_the_command_keeps_low_what_it_is_told(capsys, objective: str):
+    sizes = ("3136", "200", "147", "--target", "flexsa-1g1f", "--objective")
+    mine = facts_of(capsys, *sizes, objective)
+    assert mine["objective"] == objective
+    assert mine["value"] == mine["bound"] > mine["floor"]
+    key = {"time": "cycles", "traffic": "buffer_bytes"}.get(objective)
+    for other in OBJECTIVES if key else ():
+        assert mine[key] <= facts_of(capsys, *sizes, other)[key]
+    assert cli.run(["map", *sizes, objective]) == 0
+    shown = capsys.readouterr().out
+    assert ("least energy is wanted" in shown) == (objective == "energy")
+    assert "optimal" in shown
+
+
+def test_a_kept_mapping_is_one_of_its_objective(tmp_path, monkeypatch):
+    monkeypatch.setenv("XDG_CACHE_HOME", str(tmp_path))
+    machine, product = load_machine("flexsa-1g1f"), Product(3136, 200, 147)
+    for objective in (*OBJECTIVES, *OBJECTIVES):
+        (kept,) = map_products([product], machine, Rules(objective=objective))
+        assert kept == map_product(product, machine, Rules(objective=objective))
+
+
+def test_the_command_says_what_each_core_has(capsys):
+    """Many rows: half of them each; a long sum: half of it, and the other core's half is read."""
+    rows = facts_of(capsys, "100352", "64", "576", "--target", "wavecore-chip")
+    assert (rows["cores_mnk"], rows["core_mnk"]) == ([2, 1, 1], [50176, 64, 576])
+    assert rows["exchange_bytes"] == 0
+    deep = facts_of(capsys, "576", "64", "100352", "--target", "wavecore-chip")
+    assert (deep["m"], deep["k"]) == (576, 100352)
+    assert (deep["cores_mnk"], deep["core_mnk"]) == ([1, 1, 2], [576, 64, 50176])
+    assert deep["exchange_bytes"] == 576 * 64 * 2
+    alone = facts_of(capsys, "576", "64", "50176", "--target", "wavecore")
+    assert deep["cycles"] == alone["cycles"]
+    machine = load_machine("wavecore-chip")
+    adds = ceil(576 * 64 / machine.lanes)
+    assert deep["exchange_cycles"] == ceil(576 * 64 * 2 / machine.bytes_per_cycle) + adds
+    assert cli.run(["map", "576", "64", "100352", "--target", "wavecore-chip"]) == 0
+    assert "1 x 1 x 2 parts of M, N, K" in capsys.readouterr().out
+
+
+@pytest.mark.parametrize("case", ["3x3", "strided dw"])
+def test_cuts_of_programs_follow_the_objective(case: str):
+    """Executed: through the buffers with fewest bytes where those are to be few."""
+    machine, moved = load_machine("flexsa-1g1f"), {}
+    for objective in OBJECTIVES:
+        context = make_context(CASES[case], machine, "bfloat16")
+        mapping = map_graph(context, objective=objective)
+        program = generate(context, mapping)
+        assert verify_program(program, machine) == []
+        trace = simulate(program, machine)
+        moved[objective] = trace.gbuf_bytes - trace.dram_bytes
+    assert moved["traffic"] <= min(moved["time"], moved["energy"])
+
+
+def test_a_product_in_one_tile_is_faster_or_moves_less():
+    """Rows that stay are cut into narrower blocks than columns that stay: less idle, more reads."""
+    machine, m, n, k = load_machine("flexsa-1g1f"), 1000, 200, 147
+    context = make_context(gemm_graph(m, n, k), machine, "bfloat16")
+    gemm = gemm_of(context, context.graph.nodes[0])
+    traces = {}
+    for objective in ("time", "traffic"):
+        cuts, plain = {}, Tiling(("m", "n", "k"), (("m", m), ("n", n), ("k", k)), 2)
+        tiling = choose_cuts(gemm, plain, machine, cuts, flows(machine), None, objective)
+        program = generate(context, Mapping(machine.name, {"matmul": tiling}, {}, cuts))
+        assert verify_program(program, machine) == []
+        traces[objective] = simulate(program, machine)
+    assert traces["time"].cycles < traces["traffic"].cycles
+    assert traces["traffic"].gbuf_bytes < traces["time"].gbuf_bytes

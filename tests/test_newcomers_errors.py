@@ -178,7 +178,10 @@ CASES: dict[str, tuple[str, dict[str, Callable[[], ModelProto] | str | bytes]]] 
         {"m.onnx": classifier, "mine.yaml": MACHINE + "gbuf:\n  size_bytes: 10 MiB\n"},
     ),
     "no_such_machine": ("compile m.onnx -q --target wavecor", {"m.onnx": classifier}),
-    "several_arrays": ("compile m.onnx -q --target flexsa-4g1f", {"m.onnx": classifier}),
+    "several_arrays": (
+        "compile m.onnx -q --target mine.yaml",
+        {"m.onnx": classifier, "mine.yaml": MACHINE + "array:\n  units: 4\n"},
+    ),
     "freeze_matches_nothing": ("compile m.onnx -q --freeze backbone.*", {"m.onnx": classifier}),
     "data_of_another_shape": (f"run m.onnx -q --inputs {NPZ}", {"m.onnx": classifier}),
 }  # fmt: skip

@@ -106,3 +106,20 @@ def test_unknown_parts_and_networks_are_refused(capsys):
         with pytest.raises(SystemExit):
             mbs.main(wrong)
         assert said in capsys.readouterr().err
+
+
+def test_a_pruned_network_has_the_widths_of_the_log():
+    """Every convolution of the file as the GEMM lists have it."""
+    import together
+    from resnet50_gemms import pruned
+
+    model = together.pruned_model("0.2")
+    onnx.checker.check_model(model, full_check=True)
+    shapes = {
+        s.name.removesuffix(".shape"): onnx.numpy_helper.to_array(s)
+        for s in model.graph.initializer
+    }
+    found = [tuple(shapes[n.input[1]]) for n in model.graph.node if n.op_type == "Conv"]
+    assert found == [(v.k, v.c, v.r, v.s) for v in pruned("0.2", 90).convs]
+    with pytest.raises(SystemExit):
+        together.main(["dens"])
