@@ -5,6 +5,11 @@ With x̂ = (x - mean) istd and y = x̂ scale + bias, over the n elements that sh
 (Ioffe and Szegedy 2015, section 3).  Forward reads x twice and writes y; backward reads x and dy
 twice and writes dx (layer_norm three times when scale or bias are trained: its two kinds of sums
 run over different axes).  mean and istd are extra results that the gradient uses.
+
+What belongs to a channel is computed once for the channel, so that an element takes few steps:
+    y = x p + q,       p = istd scale,  q = bias - mean p
+    dx = dy p + x r + s,  r = -istd² Σ(g (x - mean) istd) istd / n,  s = -istd Σg / n - mean r
+Sums are taken of x - mean, which cancels nothing; x p + q moves y by no more than to round x does.
 """
 
 from __future__ import annotations
@@ -26,7 +31,8 @@ from ccnn.passes.ops.common import (
     take,
 )
 
-APPLY = "(a - b) * c * d + e"
+APPLY = "a * b + c"
+"""Of x, and of the factor and the shift of its channel."""
 
 
 def check_vector(node: Node, tensor: Tensor | None, shape: Sequence[int], what: str) -> None:
@@ -39,6 +45,26 @@ def finish(b: Builder, node: Node, var: str) -> str:
     """istd = 1 / sqrt(var + epsilon)."""
     epsilon = float(node.attr("epsilon", 1e-5))
     return emit_map(b, [var], [f"1 / sqrt(a + {epsilon!r})"], ["accum"])[0]
+
+
+def factor_and_shift(b: Builder, mean: str, istd: str, scale: str, bias: str) -> list[str]:
+    """p and q of y = x p + q, for each channel."""
+    inputs = [mean, istd, scale, bias]
+    return emit_map(b, inputs, ["b * c", "d - a * (b * c)"], ["accum", "accum"])
+
+
+def gradient_factors(
+    b: Builder, mean: str, istd: str, scale: str, sums: Sequence[str], n: int, gain: str = ""
+) -> list[str]:
+    """p, r and s of dx = dy p + x r + s, for each channel; `sums` are Σg and Σ(g (x - mean)), or
+    the same of dy when the `gain` is still to be applied."""
+    r = f"b * b * b * (e{gain} * {1 / n!r})"
+    exprs = ["b * c", f"-({r})", f"a * ({r}) - b * (d{gain} * {1 / n!r})"]
+    return emit_map(b, [mean, istd, scale, *sums], exprs, ["accum"] * 3)
+
+
+GRADIENT = "a * c + b * d + e"
+"""Of dy, x and the three factors."""
 
 
 def istd_of(node: Node, var: np.ndarray) -> np.ndarray:
@@ -111,7 +137,7 @@ class BatchNorm(Op):
         mean, var = b.emit_all("moments", [x], axes=_others(len(shape)))
         istd = finish(b, node, var)
         columns = [reshaped(b, t, stats) for t in (scale, bias)]
-        y = emit_map(b, [x, mean, istd, *columns], [APPLY], ["float"])[0]
+        y = emit_map(b, [x, *factor_and_shift(b, mean, istd, *columns)], [APPLY], ["float"])[0]
         keep = float(node.attr("momentum", 0.9))
         factor = _correction(node, b.tensors[x].size // shape[1])
         flat = [reshaped(b, t, shape[1:2]) for t in (mean, var)]
@@ -158,28 +184,19 @@ class BatchNormGrad(Op):
     def expand(self, b: Builder, node: Node) -> Sequence[str]:
         dy, x, scale, mean, istd = node.inputs
         rank, n = len(b.shape(x)), b.tensors[x].size // b.shape(x)[1]
-        sums = emit_reduce(
-            b,
-            "sum",
-            [dy, x, mean, istd],
-            ["a", "a * ((b - c) * d)"],
-            _others(rank),
-            ["accum", "accum"],
-        )
-        dx = emit_map(
-            b,
-            [dy, x, mean, istd, reshaped(b, scale, b.shape(mean)), *sums],
-            [f"d * e * (a - f * {1 / n!r} - (b - c) * d * (g * {1 / n!r}))"],
-            ["float"],
-        )[0]
-        return [dx, *_rounded(b, sums, scale)]
+        sums = gradient_sums(b, dy, x, mean, _others(rank))
+        column = reshaped(b, scale, b.shape(mean))
+        factors = gradient_factors(b, mean, istd, column, sums, n, " * c")
+        dx = emit_map(b, [dy, x, *factors], [GRADIENT], ["float"])[0]
+        dtype = b.tensors[scale].dtype
+        small = emit_map(b, [*sums, istd], ["b * c", "a"], [dtype, dtype])
+        return [dx, *(reshaped(b, s, b.shape(scale)) for s in small)]
 
 
-def _rounded(b: Builder, sums: Sequence[str], like: str) -> list[str]:
-    """(dbias, dscale) sums as parameter gradients (dscale, dbias)."""
-    dtype = b.tensors[like].dtype
-    small = emit_map(b, list(sums), ["b", "a"], [dtype, dtype])
-    return [reshaped(b, s, b.shape(like)) for s in small]
+def gradient_sums(b: Builder, dy: str, x: str, mean: str, axes: Sequence[int]) -> list[str]:
+    """Σdy and Σ(dy (x - mean))."""
+    dtypes = ["accum", "accum"]
+    return emit_reduce(b, "sum", [dy, x, mean], ["a", "a * (b - c)"], axes, dtypes)
 
 
 class GroupNorm(Op):
@@ -222,11 +239,13 @@ class GroupNorm(Op):
         groups = self.groups(node, shape[1])
         view = reshaped(b, x, (shape[0], groups, shape[1] // groups, *shape[2:]))
         mean, var = b.emit_all("moments", [view], axes=tuple(range(2, len(shape) + 1)))
-        stats = b.shape(node.outputs[1])
-        mean, istd = (_per_channel(b, s, stats) for s in (mean, finish(b, node, var)))
-        columns = [reshaped(b, t, channel_shape(shape[1], len(shape))) for t in (scale, bias)]
-        y = emit_map(b, [x, mean, istd, *columns], [APPLY], ["float"])[0]
-        return [y, mean, istd]
+        stats, istd = b.shape(node.outputs[1]), finish(b, node, var)
+        few, split = (shape[0], groups, 1), (1, groups, shape[1] // groups)
+        grouped = [reshaped(b, t, few) for t in (mean, istd)]
+        columns = [reshaped(b, t, split) for t in (scale, bias)]
+        factors = factor_and_shift(b, *grouped, *columns)
+        y = emit_map(b, [x, *(reshaped(b, f, stats) for f in factors)], [APPLY], ["float"])[0]
+        return [y, *(_per_channel(b, s, stats) for s in (mean, istd))]
 
     def gradient(
         self, b: Builder, node: Node, douts: Sequence[str | None], wanted: Sequence[bool]
@@ -277,33 +296,19 @@ class GroupNormGrad(Op):
     def expand(self, b: Builder, node: Node) -> Sequence[str]:
         dy, x, scale, mean, istd = node.inputs
         shape, stats, groups = b.shape(x), b.shape(mean), node.attr("groups")
-        sums = emit_reduce(
-            b,
-            "sum",
-            [dy, x, mean, istd],
-            ["a", "a * ((b - c) * d)"],
-            range(2, len(shape)),
-            ["accum", "accum"],
-        )
-        column = reshaped(b, scale, channel_shape(shape[1], len(shape)))
+        sums = gradient_sums(b, dy, x, mean, range(2, len(shape)))
         split = (shape[0], groups, shape[1] // groups)
-        grouped = emit_reduce(
-            b,
-            "sum",
-            [*(reshaped(b, s, split) for s in sums), reshaped(b, scale, (1, *split[1:]))],
-            ["a * c", "b * c"],
-            [2],
-            ["accum", "accum"],
-        )
+        column = reshaped(b, scale, (1, *split[1:]))
+        parts = [reshaped(b, s, split) for s in sums]
+        exprs, dtypes = ["a * c", "b * c"], ["accum", "accum"]
+        grouped = emit_reduce(b, "sum", [*parts, column], exprs, [2], dtypes)
         n = b.tensors[x].size // (shape[0] * groups)
-        dx = emit_map(
-            b,
-            [dy, x, mean, istd, column, *(_per_channel(b, s, stats) for s in grouped)],
-            [f"d * (a * e - f * {1 / n!r} - (b - c) * d * (g * {1 / n!r}))"],
-            ["float"],
-        )[0]
+        statistics = [reshaped(b, s, split) for s in (mean, istd)]
+        factors = gradient_factors(b, *statistics, column, grouped, n)
+        inputs = [dy, x, *(reshaped(b, f, stats) for f in factors)]
+        dx = emit_map(b, inputs, [GRADIENT], ["float"])[0]
         dtype = b.tensors[scale].dtype
-        small = emit_reduce(b, "sum", list(sums), ["b", "a"], [0], [dtype, dtype])
+        small = emit_reduce(b, "sum", [*sums, istd], ["b * c", "a"], [0], [dtype, dtype])
         return [dx, *(reshaped(b, s, b.shape(scale)) for s in small)]
 
 
