@@ -24,7 +24,7 @@ from ccnn.passes.graph import Graph, Node
 
 _CHEAP = {"max", "min", "where", "gt", "mul"}
 _CHEAP_GRADIENT = {"where", "gt", "lt", "mul"}
-_APPLY = {"a * b + c", "(a - b) * c", "(a - b) * c * d", "(a - b) * c * d + e", "(a - b) * c + d"}
+_APPLY = {"(a - b) * c", "(a - b) * c * d", "(a - b) * c * d + e", "(a - b) * c + d"}
 
 
 @dataclass(frozen=True)

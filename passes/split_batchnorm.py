@@ -4,10 +4,12 @@ before:  %y, %n, %v, %m, %i = batch_norm(%x, %s, %b, %old_n, %old_v)
          %dx, %ds, %db = batch_norm_grad(%dy, %x, %s, %m, %i)
 after:   %m, %u = moments(%x)                                          reduce
          %i = map(%u) {exprs=("1 / sqrt(a + eps)",)}                   finalise
-         %y = map(%x, %m, %i, %s, %b) {exprs=("(a - b) * c * d + e",)} apply
-         %t1, %t2 = reduce(%dy, %x, %m, %i) {exprs=("a", "a * ((b - c) * d)")}
-         %db, %ds = map(%t1, %t2)
-         %dx = map(%dy, %x, %m, %i, %s, %t1, %t2) {…}
+         %p = map(%i, %s) {exprs=("a * b",)}
+         %y = map(%x, %m, %p, %b) {exprs=("(a - b) * c + d",)}         apply
+         %t1, %t2 = reduce(%dy, %x, %m) {exprs=("a", "a * (b - c)")}
+         %p, %r, %q = map(%m, %i, %s, %t1, %t2) {…}
+         %dx = map(%dy, %x, %p, %r, %q) {exprs=("a * c + b * d + e",)}
+         %ds, %db = map(%t1, %t2, %i)
 
 Only small tensors lead from one part to the next, so each part may run in the sweep of its
 neighbour: a reduce where its operand is made, an apply where its result is read (Jung et al. 2019;

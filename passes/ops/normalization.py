@@ -7,9 +7,9 @@ twice and writes dx (layer_norm three times when scale or bias are trained: its 
 run over different axes).  mean and istd are extra results that the gradient uses.
 
 What belongs to a channel is computed once for the channel, so that an element takes few steps:
-    y = x p + q,       p = istd scale,  q = bias - mean p
+    y = (x - mean) p + bias,  p = istd scale
     dx = dy p + x r + s,  r = -istd² Σ(g (x - mean) istd) istd / n,  s = -istd Σg / n - mean r
-Sums are taken of x - mean, which cancels nothing; x p + q moves y by no more than to round x does.
+x p - mean p would save a step more in y, but round off where the mean is large.
 """
 
 from __future__ import annotations
@@ -31,8 +31,8 @@ from ccnn.passes.ops.common import (
     take,
 )
 
-APPLY = "a * b + c"
-"""Of x, and of the factor and the shift of its channel."""
+APPLY = "(a - b) * c + d"
+"""Of x, and of the mean, factor and bias of its channel."""
 
 
 def check_vector(node: Node, tensor: Tensor | None, shape: Sequence[int], what: str) -> None:
@@ -47,10 +47,9 @@ def finish(b: Builder, node: Node, var: str) -> str:
     return emit_map(b, [var], [f"1 / sqrt(a + {epsilon!r})"], ["accum"])[0]
 
 
-def factor_and_shift(b: Builder, mean: str, istd: str, scale: str, bias: str) -> list[str]:
-    """p and q of y = x p + q, for each channel."""
-    inputs = [mean, istd, scale, bias]
-    return emit_map(b, inputs, ["b * c", "d - a * (b * c)"], ["accum", "accum"])
+def gain(b: Builder, istd: str, scale: str) -> str:
+    """p = istd scale."""
+    return emit_map(b, [istd, scale], ["a * b"], ["accum"])[0]
 
 
 def gradient_factors(
@@ -136,8 +135,8 @@ class BatchNorm(Op):
         stats = channel_shape(shape[1], len(shape))
         mean, var = b.emit_all("moments", [x], axes=_others(len(shape)))
         istd = finish(b, node, var)
-        columns = [reshaped(b, t, stats) for t in (scale, bias)]
-        y = emit_map(b, [x, *factor_and_shift(b, mean, istd, *columns)], [APPLY], ["float"])[0]
+        column, shift = (reshaped(b, t, stats) for t in (scale, bias))
+        y = emit_map(b, [x, mean, gain(b, istd, column), shift], [APPLY], ["float"])[0]
         keep = float(node.attr("momentum", 0.9))
         factor = _correction(node, b.tensors[x].size // shape[1])
         flat = [reshaped(b, t, shape[1:2]) for t in (mean, var)]
@@ -240,12 +239,12 @@ class GroupNorm(Op):
         view = reshaped(b, x, (shape[0], groups, shape[1] // groups, *shape[2:]))
         mean, var = b.emit_all("moments", [view], axes=tuple(range(2, len(shape) + 1)))
         stats, istd = b.shape(node.outputs[1]), finish(b, node, var)
-        few, split = (shape[0], groups, 1), (1, groups, shape[1] // groups)
-        grouped = [reshaped(b, t, few) for t in (mean, istd)]
-        columns = [reshaped(b, t, split) for t in (scale, bias)]
-        factors = factor_and_shift(b, *grouped, *columns)
-        y = emit_map(b, [x, *(reshaped(b, f, stats) for f in factors)], [APPLY], ["float"])[0]
-        return [y, *(_per_channel(b, s, stats) for s in (mean, istd))]
+        split = (1, groups, shape[1] // groups)
+        factor = gain(b, reshaped(b, istd, (shape[0], groups, 1)), reshaped(b, scale, split))
+        mean, istd = (_per_channel(b, s, stats) for s in (mean, istd))
+        shift = reshaped(b, bias, channel_shape(shape[1], len(shape)))
+        y = emit_map(b, [x, mean, reshaped(b, factor, stats), shift], [APPLY], ["float"])[0]
+        return [y, mean, istd]
 
     def gradient(
         self, b: Builder, node: Node, douts: Sequence[str | None], wanted: Sequence[bool]
