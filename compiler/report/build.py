@@ -218,6 +218,11 @@ def _options(c: Compilation) -> dict[str, Any]:
         "norm": o.norm,
         "serialize": o.serialize,
         "recompute": o.recompute,
+        "rows": o.rows,
+        "gradients": o.gradients,
+        "mapper": o.mapper,
+        "interleave": o.interleave,
+        "from_mapping": o.pinned is not None,
     }
 
 

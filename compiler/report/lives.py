@@ -11,7 +11,7 @@ from collections.abc import Sequence
 from dataclasses import dataclass, field
 
 from ccnn.compiler.report.detail import instructions, operands
-from ccnn.targets.program import Instruction, Kernel, Load
+from ccnn.targets.program import Instruction, Kernel, Load, Store
 
 
 @dataclass
@@ -43,7 +43,8 @@ def lives(kernel: Kernel, nodes: Sequence[int]) -> dict[str, tuple[int, int]]:
 
 
 def _passes(kernel: Kernel, nodes: Sequence[int]) -> list[_Pass]:
-    """Each pass over the nodes, loops walked once. Only loads run ahead of their node."""
+    """Each pass over the nodes, loops walked once. Loads run ahead of their node, and stores may
+    stand behind it: neither begins a pass."""
     place = {node: n for n, node in enumerate(nodes)}
     found = [_Pass(), _Pass()]
     before = 0
@@ -52,8 +53,9 @@ def _passes(kernel: Kernel, nodes: Sequence[int]) -> list[_Pass]:
         if isinstance(item, Load):
             found[-1 if here < before else -2].see(item, here)
             continue
-        if here < before:
-            found.append(_Pass())
-        before = here
+        if not isinstance(item, Store):
+            if here < before:
+                found.append(_Pass())
+            before = here
         found[-2].see(item, here)
     return found

@@ -79,7 +79,7 @@ def make_payload(
     ]
     return {
         "engines": list(ENGINES),
-        "opcodes": [kind.opcode for kind in INSTRUCTIONS],
+        "opcodes": [[kind.opcode, ENGINES.index(kind.engine)] for kind in INSTRUCTIONS],
         "classes": list(TENSOR_CLASSES),
         "cycles": report["totals"]["cycles"],
         "clock_ghz": report["machine"]["clock_ghz"],
@@ -212,8 +212,8 @@ def _listings(kernel: Kernel, detail: KernelDetail, names: Mapping[str, int]) ->
     numbers = {b.name: f'"@{n}"' for n, b in enumerate(kernel.buffers)} if group else {}
     waiting: list[str] = []
     last = before = detail.nodes[0] if detail.nodes else 0
-    for line, node, ahead in _lines(kernel.body, 0, names, syncs=not group):
-        if node is not None and not ahead:
+    for line, node, moves in _lines(kernel.body, 0, names, syncs=not group):
+        if node is not None and not moves:
             if node < before:
                 waiting = []
                 break
@@ -237,8 +237,8 @@ def _bare(word: str) -> str:
 def _lines(
     items: Sequence[Item], depth: int, names: Mapping[str, int], syncs: bool
 ) -> Iterator[tuple[str, int | None, bool]]:
-    """Each line of a body, the node it serves, and whether it is a load, which may run ahead of
-    its node; a DRAM tensor is its number in the kernel, as in "$3"."""
+    """Each line of a body, the node it serves, and whether it is a load or a store, which may stand
+    ahead of its node or behind it; a DRAM tensor is its number in the kernel, as in "$3"."""
     indent = " " * depth
     for item in items:
         if isinstance(item, Loop):
@@ -249,7 +249,7 @@ def _lines(
             if isinstance(item, Load | Store):
                 item = replace(item, tensor=f"${names[item.tensor]}")
             text = instruction_text(item).rpartition(" #")[0]
-            yield indent + text, item.node, isinstance(item, Load)
+            yield indent + text, item.node, isinstance(item, Load | Store)
         elif syncs:
             yield indent + instruction_text(item), None, False
 
