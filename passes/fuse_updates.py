@@ -14,7 +14,8 @@ not written either (the backward form of optimizer fusion, Jiang et al., for whe
 needs more than its own gradient).
 
 An update is left where it is when something else reads the gradient, when it reads a tensor of
-another shape, or when a node behind the layer still needs the old weights.
+another shape or an input (another core's gradient, which is there when the layer is done, not
+tile by tile), or when a node behind the layer still needs the old weights.
 """
 
 from __future__ import annotations
@@ -84,7 +85,7 @@ def _fusable(graph: Graph) -> dict[str, Node]:
                 continue
             others = [i for i in update.inputs if i != gradient]
             shapes = {graph[t].shape for t in (*update.inputs, *update.outputs)}
-            steady = all(i not in graph.producer for i in others)
+            steady = all(i not in graph.producer and graph[i].role != "input" for i in others)
             final = all(last.get(root[i], -1) <= place[layer.name] for i in others)
             alone = [n.name for n in graph.consumers[gradient]] == [update.name]
             if len(shapes) == 1 and steady and final and alone:

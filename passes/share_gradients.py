@@ -11,6 +11,9 @@ All cores run the graph at the same time.  A core's own gradients are results, w
 find in the memory that all share, and what they left there are its inputs.  With a loss that is a
 mean over samples, the mean of the cores' gradients is the gradient of the whole mini-batch; batch
 norms take statistics of their own core's samples.
+
+A gradient is fetched from another core in a kernel behind the one that made it.  Equal programs on
+equal numbers of samples reach the barrier between the two at the same time.
 """
 
 from __future__ import annotations

@@ -15,9 +15,12 @@ from ccnn.passes.check import verify
 from ccnn.passes.graph import Builder, Graph, GraphError
 from ccnn.passes.interpret import interpret
 from ccnn.passes.share_gradients import ShareGradients, peer
+from ccnn.passes.steps import storage_roots
 from ccnn.targets.machine import load_machine
+from ccnn.targets.program import Load, Store
 from ccnn.targets.simulator import simulate
 from ccnn.targets.verify import verify_program
+from ccnn.targets.verify_common import instructions
 
 MODEL = Path(__file__).parent / "data" / "squeezenet" / "model.onnx"
 
@@ -99,3 +102,23 @@ def test_the_program_of_a_core_is_safe_right_and_pays_for_the_gradients():
     assert traces[0].cycles > traces[1].cycles
     notes = build_report(chip, traces[0], traces[0])["notes"]
     assert any("2 cores, and each runs this program on 2 of 4 samples" in note for note in notes)
+
+
+@pytest.mark.parametrize("serialize", ["none", "fused", "mbs2"])
+def test_no_gradient_is_fetched_in_the_kernel_that_makes_it(serialize: str):
+    """The other core is as far as this one: it has made its gradient when this one has."""
+    options = CompileOptions(target="wavecore-chip", batch=4, serialize=serialize)
+    chip = compile_model(MODEL, options)
+    assert verify_program(chip.program, chip.machine) == []
+    plain = [n for n in chip.lowered.nodes if any(i.startswith("peer1/") for i in n.inputs)]
+    own = {next(i for i in n.inputs if i.startswith("peer1/")): n.inputs[0] for n in plain}
+    root, made = storage_roots(chip.lowered), dict[str, int]()
+    fetched: dict[str, int] = {}
+    for place, kernel in enumerate(chip.program.kernels):
+        for i, _ in instructions(kernel):
+            if isinstance(i, Store):
+                made[root.get(i.tensor, i.tensor)] = place
+            elif isinstance(i, Load) and i.tensor in own:
+                fetched[i.tensor] = place
+    assert set(fetched) == set(own)
+    assert all(made[root[own[name]]] < place for name, place in fetched.items())

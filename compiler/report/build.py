@@ -137,8 +137,8 @@ def _notes(c: Compilation) -> list[str]:
         notes.append(
             f"note: {c.machine.name} has {cores} cores, and each runs this program on {samples} of "
             f"{cores * samples} samples; all figures are of one core, batch norms see its samples "
-            "only; the others' gradients are read from memory, as inputs peer1/NAME …; no time is "
-            "charged for waiting for them, as all cores keep pace"
+            "only; the others' gradients are read from memory, as inputs peer1/NAME …, behind the "
+            "barrier that all cores reach at the same time, with equal programs and parts"
         )
     return notes
 
