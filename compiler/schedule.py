@@ -20,6 +20,7 @@ from ccnn.passes.pipeline import run_pipeline
 from ccnn.passes.recompute import Recompute
 from ccnn.passes.serialize_minibatch import SerializeMinibatch
 from ccnn.passes.steps import ElementBytes
+from ccnn.passes.tile_traffic import TileRoom
 from ccnn.targets.machine import Machine
 from ccnn.targets.program import DTYPE_BYTES
 
@@ -58,10 +59,11 @@ def grouped(graph: Graph, machine: Machine, o: CompileOptions, share: float) -> 
         "in_place": True,
         "bytes_per": element_bytes(o),
     }
+    tiles = TileRoom(width=machine.cols, accum=element_bytes(o).accum)
     grouping = (
         FuseLayers(**room)
         if o.serialize == "fused"
-        else SerializeMinibatch(mode=o.serialize, rows=o.rows == "auto", **room)
+        else SerializeMinibatch(mode=o.serialize, rows=o.rows == "auto", tiles=tiles, **room)
     )
     # layers that may still be paired have to stay as they are
     updates = FuseUpdates(gradients=o.gradients, alone=o.interleave == "off")

@@ -15,6 +15,7 @@ from typing import overload
 import numpy as np
 
 from ccnn.passes.steps import ARRAY_OPS, Steps
+from ccnn.passes.tile_traffic import Products, TileRoom
 
 
 @dataclass(frozen=True)
@@ -56,11 +57,13 @@ class Plan:
     """Positions of weight gradients that run behind the group, each on the whole batch."""
     carried: bool = False
     """Rows that two bands need stay in the buffer instead of being made again."""
+    again: float = 0.0
+    """DRAM bytes that tiles are expected to read again, in a room that is small."""
 
     @property
     def cost(self) -> float:
         """What is kept low."""
-        return self.moved + self.starts
+        return self.moved + self.starts + self.again
 
     @property
     def rank(self) -> tuple[float, bool, int]:
@@ -71,7 +74,7 @@ class Plan:
 class Tables:
     """The stores of a step as arrays."""
 
-    def __init__(self, steps: Steps, in_place: bool = False) -> None:
+    def __init__(self, steps: Steps, in_place: bool = False, tiles: TileRoom | None = None) -> None:
         stores = list(steps.stores.values())
         self.steps = steps
         self.number = {s.name: k for k, s in enumerate(stores)}
@@ -105,6 +108,7 @@ class Tables:
         """Rows (position of a weight gradient, its operands, its result)."""
         self.merges = [steps.axis.kinds[n.name] == "merges" for n in steps.nodes]
         over = [o for k in range(end) for o in self._over(k)] if in_place else []
+        self.products = Products(steps, tiles) if tiles else None
         self.over = np.array(over, np.int64).reshape(-1, 3)
         """Rows (position of a map, operand, result): the result may lie where the operand did."""
 
@@ -224,32 +228,41 @@ class Look:
         sub_batch: int,
         terms: tuple[int, float],
         room: float | None,
+        left: float,
         leave: bool = False,
     ) -> Plan:
         """The group with these stores resident; `room` bytes may keep others (None: none may).
 
-        `terms` are the batch and what one start of a kernel costs.  With `leave`, weight
-        gradients leave the group where operands in DRAM are cheaper than partial sums.
+        `terms` are the batch and what one start of a kernel costs; `left` is what the resident
+        stores leave of the whole buffer.  With `leave`, weight gradients leave the group where
+        operands in DRAM are cheaper than partial sums.
         """
         batch, start = terms
         rounds = ceil(batch / sub_batch)
-        once, again = self._away
-        away = once + again * rounds
+        once, each = self._away
+        away = once + each * rounds
         bytes_moved = float(away.sum() - self._saved[resident].sum())
         kept: np.ndarray = np.zeros(0, np.int64)
         if room is not None:
             gain = np.where(self._fixed, 0.0, away - self._size)
             kept = _fill(gain, self._room, room)
             bytes_moved -= float(gain[kept].sum())
-        left, saves = self._leaving(resident, kept, rounds) if leave and rounds > 1 else ((), 0.0)
-        staying = self.window.high - self.window.low - len(left)
+        gone, saves = self._leaving(resident, kept, rounds) if leave and rounds > 1 else ((), 0.0)
+        span = self.window.low, self.window.high
+        products, again = self.window.tables.products, 0.0
+        if products:
+            held = self.window.touched[np.concatenate([np.flatnonzero(resident), kept])]
+            left -= float(self._room[kept].sum())
+            again = products.again(*span, held, rounds, left, gone)
+        staying = span[1] - span[0] - len(gone)
         return Plan(
             bytes_moved - saves,
-            start * (rounds * staying + len(left)),
+            start * (rounds * staying + len(gone)),
             0 if sub_batch >= batch else sub_batch,
             self._names(np.flatnonzero(resident)),
             self._names(kept),
-            leaving=left,
+            leaving=gone,
+            again=again,
         )
 
     def _leaving(

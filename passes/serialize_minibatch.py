@@ -40,6 +40,8 @@ from itertools import pairwise
 from math import ceil, inf
 from typing import ClassVar, Literal
 
+import numpy as np
+
 from ccnn.passes.batch_axis import batch_axis
 from ccnn.passes.graph import Graph, GraphError
 from ccnn.passes.group_plan import Look, Plan, Tables, Window
@@ -49,6 +51,7 @@ from ccnn.passes.place_groups import place_groups
 from ccnn.passes.row_plan import Price, RowPlanner
 from ccnn.passes.sink import data_gradients_first, sink_nodes
 from ccnn.passes.steps import ElementBytes, Steps, make_steps
+from ccnn.passes.tile_traffic import TileRoom
 from ccnn.passes.traffic import iterations_of, moved, uses
 
 Mode = Literal["none", "full", "mbs1", "mbs2", "best"]
@@ -91,6 +94,8 @@ class SerializeMinibatch:
     """Rows that two bands need are made twice: so many multiplications cost as much as a byte."""
     copies_per_byte: float = 4.0
     """Or they are carried from one to the next: so many elements are copied for a byte."""
+    tiles: TileRoom | None = None
+    """How the rest of the buffer serves the tiles of products; None: they read all just once."""
     most_units: int = 128
     """Neighbouring units that move less than this part of all bytes are cut as one."""
     reach: int = 12
@@ -149,7 +154,7 @@ class Planner:
         )
         self.units = len(self.bounds) - 1
         self.plan = cache(self._plan)
-        self._tables = Tables(steps, options.in_place)
+        self._tables = Tables(steps, options.in_place, options.tiles)
         self._terms = (self.batch, options.start_bytes)
         self._windows: dict[int, Window] = {}
         self._hopeless: dict[int, int] = {}
@@ -227,9 +232,16 @@ class Planner:
                 plans += self._by_rows.plans(w.low, w.high)
             for size in self._sub_batches(most):
                 if self._may_run(look, size):
-                    room = self.free - space * size if self.options.keep else None
-                    plans.append(look.plan(resident, size, self._terms, room, mode == "best"))
+                    plans.append(self._priced(look, resident, size, space * size, mode == "best"))
         return plans
+
+    def _priced(
+        self, look: Look, resident: np.ndarray, size: int, used: float, leave: bool
+    ) -> Plan:
+        """The group with stores resident that take `used` bytes."""
+        room = self.free - used if self.options.keep else None
+        left = self.options.buffer_bytes - used
+        return look.plan(resident, size, self._terms, room, left, leave)
 
     def _is_hopeless(self, look: Look) -> bool:
         """True when no longer run fits either: what is settled takes too much room already.
@@ -274,9 +286,8 @@ class Planner:
         for size in sorted(sizes):
             if size >= self.grain and self._may_run(look, size):
                 resident = look.squeeze(size, self.free)
-                room = self.free - float(look.live(resident).max(initial=0.0)) * size
-                keep = room if self.options.keep else None
-                plans.append(look.plan(resident, size, self._terms, keep, leave=True))
+                used = float(look.live(resident).max(initial=0.0)) * size
+                plans.append(self._priced(look, resident, size, used, leave=True))
         return min(plans, key=lambda p: p.rank)
 
 
