@@ -44,7 +44,7 @@ def recomputed(graph: Graph, o: CompileOptions) -> Graph:
     return run_pipeline(graph, (Recompute(recompute=o.recompute, bytes_per=element_bytes(o)),))
 
 
-_FOR_TILES = (0.25, 0.4, 0.6)
+_FOR_TILES = (0.15, 0.25, 0.4, 0.6)
 """Shares of the buffer that groups leave to the tiles that stream through it, tried in turn."""
 
 
