@@ -122,16 +122,16 @@ def best_strips(
     grain = gcd(*classes)
 
     @cache
-    def strip(wide: int) -> tuple[int, int, tuple[Run, ...]]:
+    def strip(wide: int) -> tuple[tuple[int, int], tuple[Run, ...]]:
         """Cost, bound and blocks of a strip; of equals, the one of fewer cycles is less."""
         held = [(m, w) for m, w in zip(modes, units.word, strict=True) if m.cols >= wide]
         runs, cost, bound = _blocks(machine, rules, held, units, (wide, depth, cut.waves))
         cycles, once = sum(run.count * run.cycles for run in runs), int(units.strip)
-        return (cost + once) * _UNIT + cycles, (bound + once) * _UNIT + cycles, runs
+        return ((cost + once) * _UNIT + cycles, (bound + once) * _UNIT + cycles), runs
 
     def least(which: int) -> tuple[int, dict[int, int]]:
         """The least sum of costs (0) or bounds (1), and how many strips of each width."""
-        each = {c: strip(c)[which] for c in classes}
+        each = {c: strip(c)[0][which] for c in classes}
         best = min(classes, key=lambda c: (Fraction(each[c], c), -c))
         few = _few(classes, each, grain, min(width, (best // grain - 1) * classes[0]))
         found: list[tuple[int, dict[int, int]]] = []
@@ -143,14 +143,13 @@ def best_strips(
                 cost, used = few[other][0] + left // best * each[best], Counter(few[other][1])
                 used[best] += left // best
                 if rest:
-                    cost, used[rest] = cost + strip(rest)[which], used[rest] + 1
+                    cost, used[rest] = cost + strip(rest)[0][which], used[rest] + 1
                 found.append((cost, used))
         return min(found, key=lambda offer: offer[0])
 
-    cost, counts = least(0)
-    proven = cost if all(strip(w)[0] == strip(w)[1] for w in (*classes, *counts)) else least(1)[0]
+    (_, counts), (proven, _) = least(0), least(1)
     used = sorted((w for w, count in counts.items() if count), reverse=True)
-    strips = tuple(Strip(w, counts[w], strip(w)[2]) for w in used)
+    strips = tuple(Strip(w, counts[w], strip(w)[1]) for w in used)
     return strips, Fraction(proven // _UNIT, scale)
 
 

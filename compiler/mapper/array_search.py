@@ -89,7 +89,7 @@ def _exact(
     known: ArrayMapping,
     only: Flow | None,
     rank: Rank,
-) -> tuple[ArrayMapping, int]:
+) -> tuple[ArrayMapping, Figure]:
     """The best mapping and a bound for all; `known` prunes, and is kept when nothing beats it."""
     best: ArrayMapping | None = None
     bound = None
