@@ -26,7 +26,7 @@ from ccnn.compiler.driver import (
 )
 from ccnn.compiler.dump import GraphDump
 from ccnn.compiler.failure import HOW_TO_REPORT, ExitCode, Failure
-from ccnn.compiler.files import need, output_folder, read_bytes, write_file
+from ccnn.compiler.files import need, output_folder, read_bytes, writable, write_file
 from ccnn.compiler.lists import print_json
 from ccnn.compiler.mapping import Mapping as TilingMap
 from ccnn.compiler.mapping import MappingError, parse_mapping
@@ -265,6 +265,8 @@ def run_with_inputs(
     """Execute some training steps on given arrays; show the results and save them."""
     need(model)
     arrays = read_arrays(inputs)
+    if save is not None:
+        writable(save)
     options = compile_options(settings, batch=batch_of(arrays), input_gradient=True)
     with progress_on_stderr(quiet) as progress:
         compilation = _compile(model, options, progress)

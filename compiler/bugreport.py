@@ -26,7 +26,7 @@ from onnx import ModelProto
 
 from ccnn.compiler.actions import compile_and_cost, output_files
 from ccnn.compiler.failure import ExitCode, Failure, explain
-from ccnn.compiler.files import read_bytes, write_file
+from ccnn.compiler.files import read_bytes, writable, write_file
 from ccnn.compiler.options import Settings
 from ccnn.compiler.progress import Progress, progress_on_stderr
 from ccnn.compiler.reader import ReadError, ReadOptions, read_model
@@ -79,7 +79,8 @@ class Outcome:
 
 def write_bundle(model: Path, settings: Settings, path: Path, *, quiet: bool) -> None:
     """Make the bundle, see whether it shows the same problem, write it and say what is in it."""
-    proto = _read(model)
+    proto, machine = _read(model), _machine(settings.target)
+    writable(path)
     with progress_on_stderr(quiet) as progress:
         progress("compiling the model as it is", 0, 0)
         before = outcome(model, settings, progress)
@@ -94,7 +95,7 @@ def write_bundle(model: Path, settings: Settings, path: Path, *, quiet: bool) ->
             ) from error  # fmt: skip
         frozen = _frozen(model, settings, names) if settings.freeze else {}
         settings = replace(settings, freeze=tuple(new for each in frozen.values() for new in each))
-        files: dict[str, bytes] = {MODEL: content, MACHINE: _machine(settings.target)}
+        files: dict[str, bytes] = {MODEL: content, MACHINE: machine}
         if settings.from_mapping is not None:
             files[MAPPING] = _renamed_mapping(read_bytes(settings.from_mapping), names)
             settings = replace(settings, from_mapping=Path(MAPPING))
@@ -175,13 +176,15 @@ def _renamed_mapping(text: bytes, names: Names) -> bytes:
 
 
 def _machine(target: str) -> bytes:
-    """The machine whole; the file as it is when it is refused, nothing when there is none."""
+    """The machine whole; the file as it is when it is refused. Raises when there is none."""
     try:
         load_machine(target)
         return machine_text(target).encode()
     except MachineError:
         path = Path(target)
-        return path.read_bytes() if path.is_file() else b""
+        if not path.is_file():
+            raise
+        return path.read_bytes()
 
 
 def _compile_there(files: dict[str, bytes], settings: Settings, progress: Progress) -> Outcome:
@@ -190,7 +193,7 @@ def _compile_there(files: dict[str, bytes], settings: Settings, progress: Progre
         folder = Path(place)
         for name, content in files.items():
             (folder / name).write_bytes(content)
-        target = str(folder / MACHINE) if files[MACHINE] else settings.target
+        target = str(folder / MACHINE)
         mapping = folder / MAPPING if MAPPING in files else None
         there = replace(settings, target=target, from_mapping=mapping)
         found = outcome(folder / MODEL, there, progress)

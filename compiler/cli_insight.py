@@ -47,8 +47,8 @@ def explain_command(
     from ccnn.compiler.lists import print_json
 
     with compiled(model, settings, quiet) as (compilation, progress):
-        progress("executing its kernels", 0, 0)
-        explanation = explain_node(compilation, node)
+        progress("simulating", 0, 0)
+        explanation = explain_node(compilation, node, progress=progress)
     if as_json:
         print_json(explanation_json(explanation))
     elif not quiet:

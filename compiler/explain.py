@@ -8,7 +8,7 @@ tilings that the mapper passed over.
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
 from dataclasses import asdict, dataclass, replace
 from difflib import get_close_matches
 from functools import partial
@@ -23,6 +23,7 @@ from ccnn.compiler.failure import ExitCode, Failure
 from ccnn.compiler.mapper.cuts import choose_cuts, cuts_by_rule, usable_flows
 from ccnn.compiler.mapper.rule import choose_tiling
 from ccnn.compiler.mapping import Mapping, MappingError, Tiling
+from ccnn.compiler.progress import Progress
 from ccnn.compiler.report.detail import KernelDetail, kernel_details
 from ccnn.passes.graph import Node
 from ccnn.targets.machine import Machine
@@ -152,7 +153,9 @@ def find_nodes(c: Compilation, name: str) -> list[Node]:
     )
 
 
-def explain_node(c: Compilation, name: str, trace: Trace | None = None) -> Explanation:
+def explain_node(
+    c: Compilation, name: str, trace: Trace | None = None, progress: Progress | None = None
+) -> Explanation:
     """The story of every kernel that serves a node. Raises Failure when there is no such node."""
     nodes = find_nodes(c, name)
     trace = trace or simulate(c.program, c.machine)
@@ -166,8 +169,15 @@ def explain_node(c: Compilation, name: str, trace: Trace | None = None) -> Expla
     placed = tuple(trace.kernels[n] for n in served)
     details = kernel_details(some, c.machine, placed, max_events=0)
     stories: list[KernelStory] = []
-    for number, detail in zip(served, details, strict=True):
-        stories += _stories(c, c.program.kernels[number], number, detail, wanted)
+    parts = len(VARIATIONS) + 1
+
+    def tell(kernel: int, part: int) -> None:
+        if progress:
+            progress("executing its kernels", kernel * parts + part, len(served) * parts)
+
+    for done, (number, detail) in enumerate(zip(served, details, strict=True)):
+        kernel = c.program.kernels[number]
+        stories += _stories(c, kernel, number, detail, wanted, partial(tell, done))
     used = {s.node for s in stories} | {n for s in stories for n in s.shared_with}
     free = tuple(n.name for n in nodes if n.name not in used)
     return Explanation(
@@ -182,9 +192,17 @@ def _served(kernel: Kernel) -> list[int]:
 
 
 def _stories(
-    c: Compilation, kernel: Kernel, number: int, detail: KernelDetail, wanted: set[str]
+    c: Compilation,
+    kernel: Kernel,
+    number: int,
+    detail: KernelDetail,
+    wanted: set[str],
+    tell: Callable[[int], None],
 ) -> list[KernelStory]:
-    """A story for each GEMM of the layer in a kernel; of a kernel without, for its longest node."""
+    """A story for each GEMM of the layer in a kernel; of a kernel without, for its longest node.
+
+    `tell` is called with how many of the variations are done.
+    """
     refs = [c.program.nodes[i] for i in detail.nodes]
     cycles = {c.program.nodes[layer.node].name: layer.cycles for layer in detail.layers}
     own = [r for r in refs if r.name in wanted]
@@ -192,7 +210,11 @@ def _stories(
     told = told or [max(own, key=lambda r: cycles.get(r.name, 0))]
     nodes = {n.name: n for n in c.lowered.nodes}
     alone = nodes.get(refs[0].name) if len(refs) == 1 else None
-    what_if = tuple(_what_if(c, kernel, alone, number, v) for v in VARIATIONS)
+    what_if: list[WhatIf] = []
+    for done, variation in enumerate(VARIATIONS):
+        tell(done)
+        what_if.append(_what_if(c, kernel, alone, number, variation))
+    tell(len(VARIATIONS))
     stories = []
     for ref in told:
         node, tiling = nodes.get(ref.name), c.mapping.tilings.get(ref.name)
@@ -210,7 +232,7 @@ def _stories(
                 detail,
                 tiling,
                 runner,
-                what_if,
+                tuple(what_if),
             )
         )
     return stories

@@ -6,6 +6,7 @@ disk, and renamed: a reader sees the old file or the new one, never half of it, 
 
 from __future__ import annotations
 
+import errno
 import os
 import shutil
 import tempfile
@@ -129,6 +130,18 @@ def _like_any_new_file(path: Path) -> None:
     mask = os.umask(0)
     os.umask(mask)
     path.chmod(0o666 & ~mask)
+
+
+def writable(path: Path) -> None:
+    """Say at once when a file cannot be written there, rather than after the work."""
+    try:
+        if path.is_dir():
+            raise IsADirectoryError(errno.EISDIR, os.strerror(errno.EISDIR))
+        if not path.exists() or path.is_file():
+            with tempfile.TemporaryFile(dir=path.parent):
+                pass
+    except OSError as error:
+        raise cannot("write", path, error) from error
 
 
 def need(path: Path) -> None:

@@ -221,11 +221,12 @@ def test_the_roofline_shows_each_layer_on_the_array(page, report):
 
 
 def test_the_timeline_zooms_to_the_chosen_layer(page, report):
-    page.locator('#graph-plot .node[data-l="3"]').dispatch_event("click")
+    layer = next(n for n, row in enumerate(report["layers"]) if n and row["kind"] == "conv")
+    page.locator(f'#graph-plot .node[data-l="{layer}"]').dispatch_event("click")
     page.locator('[data-zoom="layer"]').click()
     cycles = report["totals"]["cycles"]
     start, end = page.evaluate("[state.from, state.to]")
-    own = page.evaluate("kernelsOf[3].flatMap(k => spans(D.kernels[k], 3))")
+    own = page.evaluate(f"kernelsOf[{layer}].flatMap(k => spans(D.kernels[k], {layer}))")
     assert 0 <= start <= min(a for a, _ in own) < max(b for _, b in own) <= end <= cycles
     assert end - start < cycles / 2
     page.wait_for_function("document.querySelector('#t-window').textContent.includes('kernels')")

@@ -304,3 +304,25 @@ def test_messages_are_compared_but_for_names():
     assert not names.same("Conv 'w': 3 bytes", f"Conv '{new['w']}': 4 bytes")
     assert not names.same("Conv 'w': bad", f"Conv '{new['a']}': bad")
     assert not names.same("Conv 'w': bad", f"Conv '{new['w']}': bad, and more")
+
+
+@pytest.mark.parametrize(
+    ("command", "code", "message"),
+    [
+        ("bugreport {model} -o {place}/no/b.zip", 5, "cannot write"),
+        ("bugreport {model} -o {place}", 5, "cannot write"),
+        ("bugreport {model} --target nothing -o {place}/b.zip", 4, "no machine is called"),
+        ("export {model} -o {place}/no/step.onnx", 5, "cannot write"),
+        ("run {model} --inputs {inputs} --save-results {place}/no/r.npz", 5, "cannot write"),
+        ("diff {model} {place}", 5, "is a file; give the folder"),
+    ],
+)
+def test_what_cannot_work_is_said_before_the_work(ccnn, tmp_path, command, code, message):
+    folder = DATA / "resnet8_cifar"
+    names = {"model": folder / "model.onnx", "inputs": folder / "inputs.npz", "place": tmp_path}
+    found, out, err = ccnn(*command.format(**names).split())
+    assert (found, out) == (code, "")
+    (line,) = err.splitlines()
+    assert line.startswith("ccnn: ")
+    assert message in line
+    assert list(tmp_path.iterdir()) == []

@@ -42,8 +42,20 @@ def report(compilation, trace):
 
 
 @pytest.fixture(scope="module")
-def explanation(compilation, trace):
-    return explain_node(compilation, CONV, trace)
+def told():
+    """What was said of the progress while the layer was explained."""
+    return []
+
+
+@pytest.fixture(scope="module")
+def explanation(compilation, trace, told):
+    return explain_node(compilation, CONV, trace, lambda *words: told.append(words))
+
+
+def test_explaining_says_how_far_it_is(explanation, told):
+    parts = len(VARIATIONS) + 1
+    kernels = len({story.detail.start for story in explanation.kernels})
+    assert told == [("executing its kernels", n, kernels * parts) for n in range(kernels * parts)]
 
 
 @pytest.fixture(scope="module")

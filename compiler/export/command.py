@@ -10,8 +10,8 @@ from onnx import ModelProto, ValueInfoProto
 
 from ccnn.compiler.actions import compile_options
 from ccnn.compiler.export.step import OPSET, export_step, serialized, training_step
-from ccnn.compiler.failure import ExitCode, Failure, cannot
-from ccnn.compiler.files import write_file
+from ccnn.compiler.failure import ExitCode, Failure
+from ccnn.compiler.files import need, writable, write_file
 from ccnn.compiler.options import Settings
 from ccnn.compiler.progress import progress_on_stderr
 from ccnn.passes.graph import GraphError
@@ -28,13 +28,8 @@ def export_to_file(
     verbose: bool,
 ) -> None:
     """Write the training step of a model as ONNX and say what is in it."""
-    if output.exists() and output.is_dir():
-        raise Failure(ExitCode.FILES, f"cannot write {output}: it is a folder; give a file name")
-    try:
-        with model.open("rb"):
-            pass
-    except OSError as error:
-        raise cannot("read", model, error) from error
+    need(model)
+    writable(output)
     options = compile_options(settings, input_gradient=input_gradient)
     with progress_on_stderr(quiet) as progress:
         progress("differentiating", 0, 0)

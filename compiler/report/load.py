@@ -22,6 +22,10 @@ def report_schema() -> dict[str, Any]:
 def load_report(folder: Path) -> dict[str, Any]:
     """The report in a folder that `ccnn compile` wrote. Raises Failure when there is none."""
     path = folder / "report.json"
+    if folder.is_file():
+        raise Failure(
+            ExitCode.FILES, f"{folder} is a file; give the folder that `ccnn compile -o` wrote"
+        )
     if folder.is_dir() and not path.exists():
         raise Failure(
             ExitCode.FILES,
