@@ -11,13 +11,8 @@ from typing import TYPE_CHECKING, Any
 
 if TYPE_CHECKING:
     from ccnn.compiler.check import check_model
-    from ccnn.compiler.driver import (
-        Compilation,
-        CompileOptions,
-        compile_model,
-        run_steps,
-        verify_values,
-    )
+    from ccnn.compiler.driver import Compilation, CompileOptions, compile_model
+    from ccnn.compiler.execution import run_steps, verify_values
     from ccnn.compiler.reader import read_model
     from ccnn.compiler.report import build_report
 
@@ -28,8 +23,8 @@ _HOME = {
     "check_model": "check",
     "compile_model": "driver",
     "read_model": "reader",
-    "run_steps": "driver",
-    "verify_values": "driver",
+    "run_steps": "execution",
+    "verify_values": "execution",
 }
 
 __all__ = [

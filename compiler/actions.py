@@ -20,11 +20,10 @@ from ccnn.compiler.driver import (
     CompileOptions,
     GraphWatcher,
     compile_model,
-    run_steps,
-    verify_values,
     with_links,
 )
 from ccnn.compiler.dump import GraphDump
+from ccnn.compiler.execution import run_steps, verify_values
 from ccnn.compiler.failure import HOW_TO_REPORT, ExitCode, Failure
 from ccnn.compiler.files import need, output_folder, read_bytes, writable, write_file
 from ccnn.compiler.lists import print_json

@@ -9,7 +9,8 @@ import numpy as np
 from rich.table import Table
 from rich.text import Text
 
-from ccnn.compiler.driver import Compilation, TensorError
+from ccnn.compiler.driver import Compilation
+from ccnn.compiler.execution import TensorError
 from ccnn.compiler.lists import print_json
 from ccnn.compiler.report.build import engine_rows, layer_rows, machine_facts, trace_totals
 from ccnn.compiler.report.show import console_for, show_trace

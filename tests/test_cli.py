@@ -212,7 +212,7 @@ def test_verify_finds_a_good_program_good(ccnn, model):
 
 def test_verify_fails_when_a_tensor_is_out_of_bounds(ccnn, model, monkeypatch):
     from ccnn.compiler import actions
-    from ccnn.compiler.driver import TensorError
+    from ccnn.compiler.execution import TensorError
 
     wrong = [TensorError("grad/conv.weight", float("nan"), 1e-6), TensorError("loss", 0.0, 1e-6)]
     monkeypatch.setattr(actions, "verify_values", lambda *_: wrong)

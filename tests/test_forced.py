@@ -16,7 +16,8 @@ import pytest
 from reference import DATA, errors, read
 from test_truth import CORPUS, check
 
-from ccnn.compiler.driver import Compilation, CompileOptions, compile_model, run_steps
+from ccnn.compiler.driver import Compilation, CompileOptions, compile_model
+from ccnn.compiler.execution import run_steps
 from ccnn.passes.autodiff import Optimizer
 from ccnn.passes.batch_axis import batch_axis
 from ccnn.targets.machine import load_machine

@@ -11,12 +11,8 @@ import numpy as np
 import pytest
 from reference import DATA, errors, read
 
-from ccnn.compiler.driver import (
-    CompileOptions,
-    compile_model,
-    random_inputs,
-    run_steps,
-)
+from ccnn.compiler.driver import CompileOptions, compile_model
+from ccnn.compiler.execution import random_inputs, run_steps
 from ccnn.compiler.mapping import parse_mapping
 from ccnn.passes.autodiff import Optimizer
 from ccnn.passes.interpret import interpret

@@ -9,7 +9,8 @@ from reference import DATA
 from ccnn.compiler.codegen import generate, make_context, plan_groups
 from ccnn.compiler.codegen.guests import Guest, welcomed
 from ccnn.compiler.codegen.packing import Rectangle
-from ccnn.compiler.driver import CompileOptions, compile_model, random_inputs, run_steps
+from ccnn.compiler.driver import CompileOptions, compile_model
+from ccnn.compiler.execution import random_inputs, run_steps
 from ccnn.compiler.mapper import map_graph
 from ccnn.compiler.schedule import element_bytes
 from ccnn.passes.autodiff import Optimizer

@@ -16,7 +16,8 @@ from test_groups import compiled
 from ccnn.compiler import schedule
 from ccnn.compiler.codegen import generate, make_context, plan_groups
 from ccnn.compiler.codegen.emit import CodegenError
-from ccnn.compiler.driver import CompileOptions, run_steps
+from ccnn.compiler.driver import CompileOptions
+from ccnn.compiler.execution import run_steps
 from ccnn.compiler.mapper import map_graph
 from ccnn.compiler.reader import ReadOptions, read_model
 from ccnn.passes.autodiff import Optimizer, differentiate

@@ -14,7 +14,8 @@ from onnx import helper
 from onnx_models import build
 from reference import DATA, read
 
-from ccnn.compiler.driver import Compilation, CompileOptions, compile_model, start
+from ccnn.compiler.driver import Compilation, CompileOptions, compile_model
+from ccnn.compiler.execution import start
 from ccnn.passes.autodiff import Optimizer
 from ccnn.targets.machine import load_machine
 from ccnn.targets.verify import verify_program

@@ -12,7 +12,8 @@ from typing import Any
 import pytest
 from reference import DATA, errors, read, worst_by_kind
 
-from ccnn.compiler.driver import Compilation, CompileOptions, compile_model, run_steps
+from ccnn.compiler.driver import Compilation, CompileOptions, compile_model
+from ccnn.compiler.execution import run_steps
 from ccnn.passes.autodiff import Optimizer
 from ccnn.targets.machine import load_machine
 from ccnn.targets.verify import verify_program
