@@ -1,6 +1,6 @@
 """What the flexible machine gains on whole steps: `ccnn-flex` against `wavecore`, executed.
 
-    python benchmarks/together.py [NETWORK …] [--save FILE.json]
+    python benchmarks/together.py [NETWORK …] [--on MACHINE …] [--save FILE.json]
 
 Networks: dense and pruned ResNet-50 (epoch 90, penalty ratios 0.1, 0.2, 0.3), Inception-v4,
 DenseNet-121 and MobileNet-v2, at the batch of FlexSA's tables.  Each is compiled with the
@@ -15,7 +15,7 @@ from __future__ import annotations
 import argparse
 import json
 import sys
-from collections.abc import Callable
+from collections.abc import Callable, Sequence
 from dataclasses import asdict, dataclass
 from functools import partial
 from pathlib import Path
@@ -79,22 +79,22 @@ def execute(title: str, machine: str, schedule: str) -> Step:
     )  # fmt: skip
 
 
-def show(title: str) -> list[Step]:
-    """The rows of one network, as they are measured."""
+def show(title: str, machines: Sequence[str]) -> list[Step]:
+    """The rows of one network, as they are measured; the last machine over the first."""
     words = "ResNet-50, " if title in ("dense", *RATIOS) else ""
-    use = {
-        m: totals(network(title), m, IDEAL_MEMORY, "exact").utilisation for m in (FLEXIBLE, FIXED)
-    }
+    use = [
+        f"{totals(network(title), m, IDEAL_MEMORY, 'exact').utilisation:.3f} {m}" for m in machines
+    ]
     goal = f"; goal {GOALS[title]:.2f}" if title in GOALS else ""
     heads = ("cycles", 14), ("DRAM MB", 10), ("GBUF MB", 10), ("energy mJ", 11), ("streaming", 11)
     sys.stdout.write(
         f"\n{words}{title}, batch {NETWORKS[title][1]}; PE use of the GEMM part, ideal memory: "
-        f"{use[FLEXIBLE]:.3f} ({FIXED} {use[FIXED]:.3f}{goal})\n"
+        f"{', '.join(use)}{goal}\n"
         f"  {'':<24}{''.join(f'{head:>{width}}' for head, width in heads)}\n"
     )
     steps = []
     for schedule in ("layers", "best"):
-        for machine in (FIXED, FLEXIBLE):
+        for machine in machines:
             s = execute(title, machine, schedule)
             steps.append(s)
             sys.stdout.write(
@@ -102,14 +102,14 @@ def show(title: str) -> list[Step]:
                 f"{s.gbuf_bytes / 1e6:>10,.0f}{s.energy_pj / 1e9:>11,.0f}{s.streaming:>11.3f}\n"
             )
             sys.stdout.flush()
-    *_, fixed, flexible = steps
+    fixed, flexible = steps[-len(machines)], steps[-1]
     ratios = [
         getattr(fixed, key) / getattr(flexible, key)
         for key in ("cycles", "dram_bytes", "gbuf_bytes", "energy_pj")
     ]
     sys.stdout.write(
-        f"  {FIXED} over {FLEXIBLE}, best: cycles {ratios[0]:.3f}x, DRAM {ratios[1]:.3f}x, "
-        f"GBUF {ratios[2]:.3f}x, energy {ratios[3]:.3f}x\n"
+        f"  {fixed.machine} over {flexible.machine}, best: cycles {ratios[0]:.3f}x, "
+        f"DRAM {ratios[1]:.3f}x, GBUF {ratios[2]:.3f}x, energy {ratios[3]:.3f}x\n"
     )
     return steps
 
@@ -118,13 +118,14 @@ def main(arguments: list[str]) -> int:
     """Print the tables of the networks asked for."""
     parser = argparse.ArgumentParser(description="ccnn-flex against wavecore, whole steps")
     parser.add_argument("names", nargs="*", metavar="NETWORK", help=", ".join(NETWORKS))
+    parser.add_argument("--on", nargs="+", default=[FIXED, FLEXIBLE], metavar="MACHINE")
     parser.add_argument("--save", type=Path, metavar="FILE.json")
     asked = parser.parse_args(arguments)
     if unknown := [n for n in asked.names if n not in NETWORKS]:
         parser.error(f"no network '{unknown[0]}'; there are {', '.join(NETWORKS)}")
     steps = []
     for title in asked.names or NETWORKS:
-        steps += show(title)
+        steps += show(title, asked.on)
         if asked.save:
             asked.save.write_text(json.dumps([asdict(s) for s in steps], indent=1) + "\n", "utf-8")
     return 0

@@ -85,7 +85,7 @@ def _heading(console: Console, report: Mapping[str, Any]) -> None:
 
 
 def _array(machine: Mapping[str, Any]) -> str:
-    size, count = f"{machine['rows']}x{machine['cols']}", machine["arrays"]
+    size, count = f"{machine['rows']}x{machine['cols']}", machine.get("arrays", 1)
     return f"{size} array" if count == 1 else f"{count} arrays of {size}"
 
 
