@@ -98,7 +98,7 @@ class SerializeMinibatch:
     """How the rest of the buffer serves the tiles of products; None: they read all just once."""
     most_units: int = 128
     """Neighbouring units that move less than this part of all bytes are cut as one."""
-    reach: int = 12
+    reach: int = 24
     """Under `best`, how many nodes at a time the end of a group is moved by, to find a better one;
     0: groups are whole units."""
     bytes_per: ElementBytes = field(default_factory=ElementBytes)
