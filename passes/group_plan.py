@@ -93,6 +93,7 @@ class Tables:
         self.reads = [tuple(number[s] for s in names) for names in steps.reads]
         self.writes = [tuple(number[s] for s in names) for names in steps.writes]
         layers = [n.op in ARRAY_OPS and steps.axis.kinds[n.name] == "keeps" for n in steps.nodes]
+        self.is_layer = np.array(layers, np.int64)
         self.layers = np.concatenate([[0], np.cumsum(layers)]).astype(np.int64)
         """Layers before each position; a layer is a convolution or product of samples."""
         self.gradients = np.array(
@@ -135,6 +136,7 @@ class Window:
         self._first = np.full(count, -1, np.int64)
         self._last = np.zeros(count, np.int64)
         self._reads = np.zeros(count, np.int64)
+        self._by_layers = np.zeros(count, np.int64)
         self.waits = -1
         """The last position that a kernel here waits for."""
         self.merges = False
@@ -146,6 +148,7 @@ class Window:
         for k in range(self.high, high):
             for s in t.reads[k]:
                 self._reads[s] += 1
+                self._by_layers[s] += t.is_layer[k]
             for s in (*t.reads[k], *t.writes[k]):
                 last[s] = k
                 if first[s] < 0:
@@ -165,6 +168,7 @@ class Window:
             self._first[at],
             self._last[at],
             self._reads[at],
+            self._by_layers[at],
             (writer >= self.low) & (writer < self.high),
             t.last_reader[at] >= self.high,
         )
@@ -178,6 +182,8 @@ class Look:
     first: np.ndarray
     last: np.ndarray
     reads: np.ndarray
+    by_layers: np.ndarray
+    """How many of the readers are layers."""
     written: np.ndarray
     later: np.ndarray
 
@@ -191,7 +197,9 @@ class Look:
         worth = self.of(t.batched) & (self.reads >= np.where(self.written, 1, 2))
         if near:
             between = t.layers[self.last] - t.layers[np.minimum(self.first + 1, self.last)]
-            worth = worth & (between == 0)
+            ends = t.is_layer[self.last] * (self.reads > 0)
+            ends += t.is_layer[self.first] * (~self.written & (self.first < self.last))
+            worth = worth & (between <= self.by_layers - ends)
         return worth
 
     def live(self, resident: np.ndarray) -> np.ndarray:

@@ -196,6 +196,38 @@ def test_sub_batches_of_a_chain_are_even_and_as_large_as_fits():
     assert estimate(grouped).total == 2 * 6 * 10 * 2  # x read, the last written
 
 
+def test_without_its_branches_a_block_input_resides_only_for_layers_side_by_side():
+    b = Builder("block")
+    x = b.emit("map", [b.input("x", (8, 4, 8, 8))], exprs=("a + 1",), dtypes=("float",))
+    w = [b.declare(f"w{k}", (4, 4, 1, 1), "parameter") for k in range(3)]
+    window = {"strides": (1, 1), "pads": (0,) * 4, "dilations": (1, 1), "group": 1}
+    first = b.emit("conv", [x, w[0]], name="first", **window)
+    beside = b.emit("conv", [x, w[1]], name="beside", **window)
+    after = b.emit(
+        "conv", [b.emit("map", [first], exprs=("a",), dtypes=("float",)), w[2]], **window
+    )
+    both = b.emit("map", [beside, after], exprs=("a + b",), dtypes=("float",))
+    late = b.emit("map", [x, both], exprs=("a + b",), dtypes=("float",))
+    graph = b.build([late])
+
+    def residing(mode: str) -> set[str]:
+        groups = SerializeMinibatch(buffer_bytes=10**5, mode=mode, sub_batch=2)(graph).groups
+        return {t for g in groups for t in g.resident}
+
+    assert x in residing("mbs2")  # for all of its readers
+    assert x not in residing("mbs1")  # the last of them waits while `after` runs
+    assert first not in residing("mbs1")  # `beside` runs before it is read
+
+
+def test_data_and_weight_gradients_share_the_gradient_they_read():
+    grouped = SerializeMinibatch(buffer_bytes=10**6, mode="mbs1")(step("group"))
+    residing = {t for g in grouped.groups for t in g.resident}
+    pairs = [n for n in grouped.nodes if n.op == "conv_dx"]
+    assert pairs
+    for node in pairs:
+        assert node.inputs[0] in residing, node.name
+
+
 def test_a_pinned_sub_batch_is_taken_or_the_nodes_stay_alone():
     (group,) = SerializeMinibatch(buffer_bytes=180, sub_batch=2)(chain(3)).groups
     assert group.sub_batch == 2
