@@ -17,6 +17,7 @@ from ccnn.compiler.failure import MEANING
 
 ROOT = Path(__file__).parent.parent
 README = (ROOT / "README.md").read_text()
+CONTRIBUTING = (ROOT / "CONTRIBUTING.md").read_text()
 LIGHT = Path(onnx.__file__).parent / "backend/test/data/light"
 
 
@@ -117,7 +118,7 @@ def test_files_that_are_named_exist():
 
 def test_make_targets_that_are_named_exist():
     makefile = (ROOT / "Makefile").read_text()
-    for text in (README, (ROOT / "CONTRIBUTING.md").read_text()):
+    for text in (README, CONTRIBUTING):
         for name in re.findall(r"`?make ([a-z]+)`?", text):
             assert re.search(rf"^{name}:", makefile, re.MULTILINE) or name == "and", name
 
@@ -129,9 +130,27 @@ def test_ci_runs_what_the_readme_says():
     assert "make test" in README
 
 
+@pytest.mark.slow
+def test_the_commands_of_contributing_run(workplace):
+    """With a shipped model and machine in the place of one's own."""
+    commands = re.findall(r"`(ccnn [^`]+)`", CONTRIBUTING)
+    assert len(commands) >= 6
+    for command in commands:
+        line = command.replace("MODEL", "tests/data/squeezenet/model.onnx").replace("NAME", "tiny")
+        done = shell(workplace, line)
+        assert done.returncode == 0, f"{line}\n{done.stdout}{done.stderr}"
+        assert done.stdout.strip(), line
+
+
+def test_the_places_that_contributing_names_exist():
+    places = re.findall(r"`((?:passes|targets|compiler|tests)/[\w./]+)`", CONTRIBUTING)
+    own = [p for p in places if not re.search(r"NAME|do_something", p)]
+    assert len(own) >= 8
+    assert [p for p in own if not (ROOT / p).exists()] == []
+
+
 @pytest.mark.parametrize("heading", ["Add an op", "Add a pass", "Add a machine"])
 def test_contributing_takes_ten_lines_each(heading):
-    text = (ROOT / "CONTRIBUTING.md").read_text()
-    section = text.split(f"## {heading}\n")[1].split("\n## ")[0]
+    section = CONTRIBUTING.split(f"## {heading}\n")[1].split("\n## ")[0]
     lines = [line for line in section.splitlines() if line]
     assert [line.split(".")[0] for line in lines] == [str(n) for n in range(1, 11)]
