@@ -55,6 +55,7 @@ def test_square_blocks_run_in_independent_sub_waves():
     assert {mode for mode, _ in simulate(program, machine).modes} == {"ISW"}
 
 
+@pytest.mark.slow
 def test_a_network_keeps_results_where_a_mapping_says_so():
     """Every GEMM of ResNet-8 that may, with its result staying in the array."""
     path = DATA / "resnet8_cifar" / "model.onnx"

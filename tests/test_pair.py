@@ -205,7 +205,9 @@ def test_other_nodes_are_no_pair():
         pair_of(replace(graph, nodes=(dx, wrong)), Group(names, interleaved=True))
 
 
-@pytest.mark.parametrize("target", ["intergrad-32", "ccnn-flex"])
+@pytest.mark.parametrize(
+    "target", ["intergrad-32", pytest.param("ccnn-flex", marks=pytest.mark.slow)]
+)
 def test_a_network_trains_with_all_layers_interleaved(target: str):
     options = CompileOptions(target=target, batch=4, dtype="float32", interleave="element")
     c = compile_model(RESNET, options)
