@@ -54,10 +54,12 @@ class Candidate:
     recompute: Recomputation
     tiles: float | None = None
     """None: there are no groups that leave room."""
+    halves: bool = False
+    """Whether array and vector unit work on two halves of an iteration's samples at once."""
 
     @property
     def pair(self) -> tuple[str, str]:
-        """What the candidate shares with those that differ in tiles only."""
+        """What the candidate shares with those that differ in tiles and halves only."""
         return self.serialize, self.recompute
 
 
@@ -91,17 +93,21 @@ class Choice:
 
 
 def candidates(
-    serialize: Serialization | Literal["auto"], recompute: Recomputation | Literal["auto"]
+    serialize: Serialization | Literal["auto"],
+    recompute: Recomputation | Literal["auto"],
+    in_halves: bool = False,
 ) -> tuple[Candidate, ...]:
     """The list of a search; `auto` stands for every value, anything else for itself.
 
-    The conventional schedule comes first where it is among them.
+    The conventional schedule comes first where it is among them.  With `in_halves`, groups may also
+    go in halves, which can save time but neither bytes nor energy.
     """
     return tuple(
-        Candidate(s, r, share)
+        Candidate(s, r, share, halves)
         for s in (SERIALIZE if serialize == "auto" else (serialize,))
         for r in (RECOMPUTE if recompute == "auto" else (recompute,))
         for share in ((None,) if s == "none" else TILES)
+        for halves in ((False, True) if in_halves and s != "none" else (False,))
     )
 
 

@@ -74,6 +74,9 @@ class CompileOptions:
     tiles: float | None = None
     """Share of the buffer that groups leave to the tiles that stream through it; None: the first
     of a few that all groups fit beside."""
+    halves: bool = False
+    """Whether the samples of an iteration go through the forward pass as two halves, so that array
+    and vector unit work at once; what streams in is then fetched for each half."""
     objective: Objective = "time"
     """What is kept low where an option is auto."""
     budget: float | None = None
@@ -107,6 +110,7 @@ _NOTHING_CHOSEN: Any = {
     "recompute": "none",
     "rows": "auto",
     "tiles": None,
+    "halves": False,
     "objective": "time",
     "budget": None,
     "interleave": "off",
@@ -262,13 +266,19 @@ def _choose(front: _Front, o: CompileOptions, tell: Progress, watch: GraphWatche
     """Compile what the search finds best."""
 
     def options(c: Candidate) -> CompileOptions:
-        return replace(o, serialize=c.serialize, recompute=c.recompute, tiles=c.tiles)
+        return replace(
+            o, serialize=c.serialize, recompute=c.recompute, tiles=c.tiles, halves=c.halves
+        )
 
     @cache
     def again(recompute: Recomputation) -> Graph:
         return recomputed(front.primitives, replace(o, recompute=recompute))
 
     def estimated(c: Candidate) -> float:
+        return price(replace(c, halves=False))  # what halves fetch twice is not foreseen
+
+    @cache
+    def price(c: Candidate) -> float:
         graph, sizes = again(c.recompute), element_bytes(o)
         whole = grouped(graph, front.machine, options(c), c.tiles or 0.0)
         macs = count_macs(graph) + macs_made_again(whole)
@@ -279,7 +289,7 @@ def _choose(front: _Front, o: CompileOptions, tell: Progress, watch: GraphWatche
         compiled = _finish(front, again(c.recompute), options(c), tell)
         return compiled, simulate(compiled.program, front.machine)
 
-    listed = candidates(o.serialize, o.recompute)
+    listed = candidates(o.serialize, o.recompute, o.objective == "time")
     best, choice = search(listed, o.objective, estimated, executed, o.budget, tell)
     if best.options.recompute != "none":
         watch(Recompute.name, again(best.options.recompute))

@@ -77,7 +77,7 @@ class Block:
     ) -> Iterator[tuple[Tiling, Callable[[], Kernel]]]:
         """Tilings of one node next in price in the room it has in the group, and what writes the
         group with each, all other nodes as they are."""
-        samples, turn = self.plan.runs[0].part.size, self.plan.turns[0]
+        samples, turn = self.plan.sizes[0], self.plan.turns[0]
         scope = with_guests(group_scope(self.context, self.plan, samples), self.plan, node.name)
         gemm = gemm_of(turn.at(scope, node), turn.node(node))
         room = mapping.rooms.get(self.plan.name, self.plan.budget)

@@ -67,7 +67,16 @@ def grouped(graph: Graph, machine: Machine, o: CompileOptions, share: float) -> 
     )
     # layers that may still be paired have to stay as they are
     updates = FuseUpdates(gradients=o.gradients, alone=o.interleave == "off")
-    return run_pipeline(graph, (grouping, updates))
+    found = run_pipeline(graph, (grouping, updates))
+    return _halved(found) if o.halves else found
+
+
+def _halved(graph: Graph) -> Graph:
+    """The graph with its forward groups in halves; backward, weight gradients give the array enough
+    to do meanwhile."""
+    backward = {n.name for n in graph.nodes if n.phase == "backward"}
+    groups = (replace(g, halves=backward.isdisjoint(g.nodes)) for g in graph.groups)
+    return replace(graph, groups=tuple(groups))
 
 
 def grouped_and_mapped(

@@ -106,6 +106,9 @@ class Group:
 
     `interleaved`: the array takes turns with both nodes, dX and dW of a layer, element by element
     of the dY that passes it.
+
+    In `halves`, an iteration's samples go through the nodes as two parts, one behind the other, so
+    that the array works on one part while the vector unit works on the other.
     """
 
     nodes: tuple[str, ...]
@@ -116,6 +119,7 @@ class Group:
     """0: whole images."""
     interleaved: bool = False
     carried: bool = False
+    halves: bool = False
 
 
 @dataclass(frozen=True)

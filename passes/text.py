@@ -94,6 +94,7 @@ def _group(group: Group) -> str:
     size = f"sub_batch {group.sub_batch}" + (f" rows {group.rows}" if group.rows else "")
     size += " carried" if group.carried else ""
     size += " interleaved" if group.interleaved else ""
+    size += " halves" if group.halves else ""
     return f"group [{nodes}] {size} resident [{resident}] kept [{kept}]"
 
 
@@ -315,11 +316,12 @@ def _read_group(reader: _Reader, graph: _Parts) -> Group:
         rows = _count(reader, "rows")
     carried = reader.accept("carried ")
     interleaved = reader.accept("interleaved ")
+    halves = reader.accept("halves ")
     tensors = []
     for what in ("resident ", "kept "):
         reader.expect(what)
         tensors.append(_list(reader, lambda: graph.known(reader, reader.ref())))
-    return Group(nodes, count, tensors[0], tensors[1], rows, interleaved, carried)
+    return Group(nodes, count, tensors[0], tensors[1], rows, interleaved, carried, halves)
 
 
 def _count(reader: _Reader, what: str) -> int:

@@ -16,7 +16,7 @@ from dataclasses import dataclass, field, replace
 from functools import cached_property
 from typing import Any
 
-from ccnn.compiler.codegen.ordering import Link, Region, order_sections
+from ccnn.compiler.codegen.ordering import Link, Region, order_sections, part_name
 from ccnn.targets.program import (
     DTYPE_BYTES,
     ZERO,
@@ -203,7 +203,8 @@ class KernelWriter:
         seen = self.touched[self.section]
         for operand, written in operands_of(instruction):
             if operand.buffer in self.regions:
-                key = (instruction.engine, operand.buffer)
+                region, part = self.regions[operand.buffer], operand.slot.const
+                key = (instruction.engine, part_name(region, part))
                 seen[key] = seen.get(key, False) or written
         if isinstance(instruction, Load | Store):
             # what one node puts into DRAM and another fetches needs an order just the same
@@ -262,7 +263,7 @@ class KernelWriter:
             buffers.append(Buffer(p.name, p.space, p.dtype, p.size, p.depth, place))
         base = -(-address // 64) * 64
         for r in self.regions.values():
-            buffers.append(Buffer(r.name, "gbuf", r.dtype, r.size, 1, base + r.address))
+            buffers.append(Buffer(r.name, "gbuf", r.dtype, r.size, r.depth, base + r.address))
             address = max(address, base + r.address + r.bytes)
         if address > self.gbuf_bytes:
             sizes = ", ".join(

@@ -7,7 +7,7 @@ stand outside the loop when results gather over the batch, since those begin and
 
 from __future__ import annotations
 
-from collections.abc import Callable, Mapping
+from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass, replace
 
 from ccnn.compiler.codegen.bands import Turn
@@ -63,38 +63,54 @@ def write_group(
 ) -> Kernel:
     """The kernel of a group; `numbers` gives each node's place in the program's table."""
     kw = KernelWriter(plan.name, min(numbers.values()), context.machine.gbuf_bytes)
-    scopes = {s: group_scope(context, plan, s) for s in {r.part.size for r in plan.runs}}
+    scopes = {s: group_scope(context, plan, s) for s in plan.sizes}
     one = next(iter(scopes.values()))
     shared: dict[str, Region] = {}
     for region in (*one.regions.values(), *one.sums.values()):
         shared.setdefault(region.name, region)
     kw.regions = shared
     kw.roots = roots
+    scopes = {
+        size: replace(
+            scope,
+            regions={t: shared[r.name] for t, r in scope.regions.items()},
+            sums={t: shared[r.name] for t, r in scope.sums.items()},
+        )
+        for size, scope in scopes.items()
+    }
     for run in plan.runs:
         with kw.loop(run.part.count) as index:
-            scope = replace(
-                scopes[run.part.size],
-                regions={t: shared[r.name] for t, r in scopes[run.part.size].regions.items()},
-                sums={t: shared[r.name] for t, r in scopes[run.part.size].sums.items()},
-                first=index * run.part.size + run.part.start,
-            )
+            first = index * run.part.size + run.part.start
             for turn in plan.turns:
                 kw.fresh = run.fresh and turn is plan.turns[0]
                 final = run.final and turn is plan.turns[-1]
-                scope = replace(scope, fresh=kw.fresh, final=final)
+                parts = plan.parts(run.part.size)
+                halves = [
+                    replace(
+                        scopes[size],
+                        first=first + start,
+                        half=half,
+                        fresh=kw.fresh and half == 0,
+                        final=final and half == len(parts) - 1,
+                    )
+                    for half, (start, size) in enumerate(parts)
+                ]
                 with kw.loop(turn.count) as band:
-                    _Iteration(kw, scope, plan, turn, band, run.part.size).write(numbers, write)
+                    for stage in plan.stages:
+                        for scope, (_, size) in zip(halves, parts, strict=True):
+                            part = _Part(kw, scope, plan, turn, band, size)
+                            part.write(stage, numbers, write)
     return kw.finish()
 
 
 def tiling_key(node: Node, plan: GroupPlan, samples: int, turn: Turn) -> str:
     """The name of a node's tiling in an iteration of so many samples."""
-    key = node.name if samples == plan.runs[0].part.size else f"{node.name}@{samples}"
+    key = node.name if samples == plan.sizes[0] else f"{node.name}@{samples}"
     return f"{key}/{turn.number}" if turn.number else key
 
 
 @dataclass(frozen=True)
-class _Iteration:
+class _Part:
     """One band of some samples; `scope` shows whole images, `band` counts the turn's bands."""
 
     kw: KernelWriter
@@ -104,31 +120,37 @@ class _Iteration:
     band: Affine
     samples: int
 
-    def write(self, numbers: Mapping[str, int], write: WriteNode) -> None:
-        """The sections of the iteration."""
+    def section(self, stage: Sequence[int], place: int) -> int:
+        """The number of a node's first section: both halves of a stage come before the next."""
+        return 1000 * (stage[0] + place + self.scope.half * len(stage))
+
+    def write(self, stage: Sequence[int], numbers: Mapping[str, int], write: WriteNode) -> None:
+        """The sections of a stage."""
         kw, plan, turn = self.kw, self.plan, self.turn
         there = turn.shows(self.scope, turn.needs, self.band)
-        for place, node in enumerate(plan.nodes):
+        for place in stage:
+            node, section = plan.nodes[place], self.section(stage, place)
             if node.op == "reshape" or node.attr("fused"):
                 continue
             for i, (tensor, reader) in enumerate(plan.fetches.get(place, ())):
                 kw.node = numbers[reader]
-                section = 1000 * place + i
                 if any((g.node, g.tensor) == (reader, tensor) for g in plan.guests):
-                    _fetch(kw, with_guests(there, plan, reader), tensor, section, always=True)
+                    if not self.scope.half:  # the other half finds it there
+                        guests = with_guests(there, plan, reader)
+                        _fetch(kw, guests, tensor, section + i, always=True)
                 else:
-                    _fetch(kw, there, tensor, section, always=tensor in there.rows)
+                    _fetch(kw, there, tensor, section + i, always=tensor in there.rows)
             kw.node = numbers[node.name]
-            self.carry(node, turn.carried, 1000 * place + 400, back=False)
-            with kw.part(1000 * place + 500):
+            self.carry(node, turn.carried, section + 400, back=False)
+            with kw.part(section + 500):
                 scope = turn.at(with_guests(self.scope, plan, node.name), node, self.band)
                 write(scope, kw, turn.node(node), tiling_key(node, plan, self.samples, turn))
             for i, tensor in enumerate(node.outputs):
                 if tensor in there.margins:  # a section of its own: behind what the drain wrote
-                    with kw.part(1000 * place + 550 + i):
+                    with kw.part(section + 550 + i):
                         _surround(kw, there, tensor)
-            self.publish(node, 1000 * place + 600)
-            self.carry(node, turn.ahead, 1000 * place + 700, back=True)
+            self.publish(node, section + 600)
+            self.carry(node, turn.ahead, section + 700, back=True)
 
     def carry(self, node: Node, rows: Mapping[str, Rows], section: int, back: bool) -> None:
         """Rows that two bands need are copied in front of those that the band makes, or set aside

@@ -8,7 +8,7 @@ that fits there besides is fetched whole into a region that lives as long as its
 from __future__ import annotations
 
 from collections.abc import Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 
 from ccnn.compiler.codegen.packing import Rectangle, top
 
@@ -22,6 +22,8 @@ class Guest:
     place: int
     """Of the node in its group."""
     size: int
+    end: int = 0
+    """One past the last node before which it is still read; 0: it is read by its node at once."""
 
     @property
     def region(self) -> str:
@@ -31,7 +33,7 @@ class Guest:
     @property
     def rectangle(self) -> Rectangle:
         """Its region before it has an address."""
-        return Rectangle(self.region, self.place, self.place + 1, self.size)
+        return Rectangle(self.region, self.place, self.end or self.place + 1, self.size)
 
 
 _SMALL = 12
@@ -52,9 +54,7 @@ def welcomed(
     for guest in sorted(large, key=lambda g: (-g.size, g.place, g.tensor)):
         address = _gap(guest.rectangle, regions)
         if address + guest.size <= height:
-            regions.append(
-                Rectangle(guest.region, guest.place, guest.place + 1, guest.size, address)
-            )
+            regions.append(replace(guest.rectangle, address=address))
             chosen.append(guest)
     return tuple(chosen), tuple(regions)
 

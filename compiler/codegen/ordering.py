@@ -23,11 +23,25 @@ class Region:
     dtype: str
     size: int
     address: int = 0
+    depth: int = 1
+    """Two where each half of the samples has a part of its own."""
 
     @property
     def bytes(self) -> int:
         """Bytes of the block."""
-        return self.size * DTYPE_BYTES[self.dtype]
+        return self.size * self.depth * DTYPE_BYTES[self.dtype]
+
+    @property
+    def parts(self) -> dict[str, tuple[int, int]]:
+        """What sections touch of it, by name: where each part begins and ends."""
+        step = self.bytes // self.depth
+        begins = {part_name(self, k): self.address + k * step for k in range(self.depth)}
+        return {name: (at, at + step) for name, at in begins.items()}
+
+
+def part_name(region: Region, part: int) -> str:
+    """What a part of a region is called where sections are put in order."""
+    return region.name if region.depth == 1 else f"{region.name}#{part}"
 
 
 @dataclass(frozen=True)
@@ -57,13 +71,10 @@ def order_sections(touched: Touched, regions: list[Region], once: set[int]) -> l
     An engine's own work is in order; of one engine's sections only the last before a section
     needs a link, since its tokens speak for everything it issued before.
     """
+    parts = {name: place for r in regions for name, place in r.parts.items()}
     overlap = {
-        r.name: {
-            o.name
-            for o in regions
-            if o.address < r.address + r.bytes and r.address < o.address + o.bytes
-        }
-        for r in regions
+        name: {o for o, (low, high) in parts.items() if low < end and begin < high}
+        for name, (begin, end) in parts.items()
     }
     names = {name for section in touched.values() for _, name in section}
     overlap |= {name: {name} for name in names if name not in overlap}

@@ -18,6 +18,8 @@ class Held:
     ticket: Ticket | Region
     strides: tuple[int, ...]
     offset: Affine = ZERO
+    part: Affine = ZERO
+    """The slot of a region that has one for each half of the samples."""
 
     @property
     def buffer(self) -> str:
@@ -26,9 +28,9 @@ class Held:
 
     def block(self, rows: tuple[Dim, ...], cols: tuple[Dim, ...], offset: Affine) -> Block:
         """A matrix laid over the block, starting `offset` elements in."""
-        return Block(self.ticket, rows, cols, self.offset + offset)
+        return Block(self.ticket, rows, cols, self.offset + offset, self.part)
 
     def view(self, dims: tuple[Dim, ...], offset: Affine = ZERO) -> View:
         """A strided window of the block."""
-        slot = self.ticket if isinstance(self.ticket, Ticket) else ZERO
+        slot = self.ticket if isinstance(self.ticket, Ticket) else self.part
         return View(self.buffer, dims, self.offset + offset, slot)  # type: ignore[arg-type]

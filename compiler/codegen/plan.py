@@ -16,6 +16,7 @@ from ccnn.compiler.codegen.bands import Turn, bands_of, check_bands, turns_of
 from ccnn.compiler.codegen.convolution import Conv, ConvDw, ConvDx
 from ccnn.compiler.codegen.emit import CodegenError, Region, Segment, segments
 from ccnn.compiler.codegen.guests import Guest, welcomed
+from ccnn.compiler.codegen.halves import half_of, may_halve, stage_ends, stages_of, to_ends
 from ccnn.compiler.codegen.lives import in_place, joined, lengthened
 from ccnn.compiler.codegen.packing import ALIGNMENT, Rectangle, pack, top
 from ccnn.compiler.codegen.scope import Margin, Scope, with_margin
@@ -63,6 +64,25 @@ class GroupPlan:
     """Tensors of the group to the names of their bytes in DRAM."""
     budget: int
     """Bytes for the tiles of one node, to begin with; the mapper lowers it until all fit."""
+    halves: bool = False
+    """The samples of an iteration go in two parts, stage by stage."""
+
+    def parts(self, samples: int) -> list[tuple[int, int]]:
+        """What an iteration of so many samples is done in: first sample and samples of each."""
+        if not self.halves:
+            return [(0, samples)]
+        first = half_of(samples, self.axis.grain)
+        return [(0, first), (first, samples - first)]
+
+    @property
+    def sizes(self) -> tuple[int, ...]:
+        """How many samples nodes work on at a time; first those of the first iteration."""
+        return tuple(dict.fromkeys(n for r in self.runs for _, n in self.parts(r.part.size)))
+
+    @property
+    def stages(self) -> list[list[int]]:
+        """Places of nodes that each half goes through at a stretch."""
+        return stages_of(self.nodes, self.halves)
 
     @property
     def name(self) -> str:
@@ -132,14 +152,16 @@ def plan_group(context: Scope, group: Group, axis: BatchAxis, root: Mapping[str,
     }
     check_bands(nodes, turns, names)
     published = _published(graph, nodes, names, root)
-    rectangles = _rectangles(context, nodes, axis, samples, names, turns, group, root)
+    halves = group.halves and may_halve([r.part.size for r in runs], turns, axis)
+    ends = stage_ends(nodes, halves)
+    rectangles = _rectangles(context, nodes, axis, samples, names, turns, group, root, halves)
     rectangles += [
         Rectangle(f"{o}", 0, len(nodes), _bytes(graph[o].shape, context.accum)) for o in sums
     ]
     shared = in_place(context, nodes, names, turns, rectangles)
     room = context.machine.gbuf_bytes
-    placed = pack(joined(rectangles, shared))
-    operands = _operands(context, nodes, axis, samples, names, turns, root)
+    placed = pack(to_ends(joined(rectangles, shared), ends))
+    operands = _operands(context, nodes, axis, samples, names, turns, root, ends)
     guests, placed = welcomed(operands, placed, room)
     fetches, placed = lengthened(room, nodes, names, placed, guests)
     names = {t: shared.get(region, region) for t, region in names.items()}
@@ -161,6 +183,7 @@ def plan_group(context: Scope, group: Group, axis: BatchAxis, root: Mapping[str,
         published,
         {t: root[t] for n in nodes for t in (*n.inputs, *n.outputs) if t},
         budget if placed else min(budget, context.budget),
+        halves,
     )
 
 
@@ -308,6 +331,7 @@ def _rectangles(
     turns: Sequence[Turn],
     group: Group,
     root: Mapping[str, str],
+    halves: bool,
 ) -> list[Rectangle]:
     """The regions of a group before they have addresses."""
     life: dict[str, list[int]] = {}
@@ -321,8 +345,10 @@ def _rectangles(
     found = []
     for name, touched in life.items():
         # of the shapes that the nodes see: zeros go around these, not around one made elsewhere
-        local = (_local(context.graph[t], axis, samples) for t in dict.fromkeys(shown[name]))
-        size = max(
+        twice = halves and name in axis.rows
+        part = half_of(samples, axis.grain) if twice else samples
+        local = (_local(context.graph[t], axis, part) for t in dict.fromkeys(shown[name]))
+        size = (1 + twice) * max(
             _bytes(with_margin(turn.shape(t), turn.margins.get(name)), context.dtypes[name])
             for t in local
             for turn in turns
@@ -346,6 +372,7 @@ def _operands(
     names: Mapping[str, str],
     turns: Sequence[Turn],
     root: Mapping[str, str],
+    ends: Mapping[int, int],
 ) -> list[Guest]:
     """What the array reads from DRAM and could as well read from a region, as far as it reads no
     zeros around it and no rows of it alone, and nothing in the group makes it."""
@@ -360,9 +387,12 @@ def _operands(
             plain = i or node.op == "matmul" or not any(map(any, _reads_beyond(context, node)))
             if root[tensor] in made or any(tensor in turn.needs for turn in turns):
                 continue
+            if ends and tensor in axis.rows:  # halves would have to take turns
+                continue
             if plain and tensor not in names:
                 shape = _local(context.graph[tensor], axis, samples).shape
-                found.append(Guest(node.name, tensor, place, _bytes(shape, context.dtypes[tensor])))
+                size = _bytes(shape, context.dtypes[tensor])
+                found.append(Guest(node.name, tensor, place, size, ends.get(place, 0)))
     return found
 
 
@@ -378,5 +408,7 @@ def regions_of(plan: GroupPlan, dtypes: Mapping[str, str], accum: str) -> dict[s
     visits |= {region: dtypes[t] for t, region in plan.above.items()}
     for r in plan.rectangles:
         dtype = accum if r.name in plan.sums else visits.get(r.name) or dtypes[r.name]
-        made[r.name] = Region(f"r.{r.name}", dtype, r.size // DTYPE_BYTES[dtype], r.address)
+        depth = 2 if plan.halves and r.name in plan.axis.rows else 1
+        size = r.size // depth // DTYPE_BYTES[dtype]
+        made[r.name] = Region(f"r.{r.name}", dtype, size, r.address, depth)
     return made

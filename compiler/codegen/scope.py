@@ -76,6 +76,8 @@ class Scope:
     """Gradients to the updates in the epilogues of their layers, numbered as in the program."""
     batch: int = 0
     """Samples of the whole mini-batch."""
+    half: int = 0
+    """Which half of an iteration's samples this is."""
     fresh: bool = True
     """This is the first iteration."""
     final: bool = True
@@ -111,7 +113,8 @@ class Scope:
             offset = offset + start * stride
         if margin:
             offset = offset + sum(m[0] * s for m, s in zip(margin, strides[-2:], strict=True))
-        return Held(self.regions[tensor], strides, offset)
+        region = self.regions[tensor]
+        return Held(region, strides, offset, Affine(self.half if region.depth > 1 else 0))
 
     def publish(self, kw: KernelWriter, tensor: str) -> None:
         """Write a resident tensor to DRAM, when somebody outside needs it."""

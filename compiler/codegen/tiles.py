@@ -7,7 +7,7 @@ has, for each dimension of the space, either the same extent or 1 (it repeats).
 from __future__ import annotations
 
 from collections.abc import Callable, Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from math import prod
 
 from ccnn.compiler.codegen.emit import KernelWriter, Pipe, view
@@ -180,7 +180,7 @@ class Sweep:
         if source.pipe is None:
             held = self.scope.held(source.tensor, starts)
             pad = (0,) * (len(self.space) - source.rank)
-            return Held(held.ticket, (*pad, *held.strides), held.offset)
+            return replace(held, strides=(*pad, *held.strides))
         ticket = kw.fill(source.pipe, "load")
         strides = dense(operand_tile(source.shape, self.tile))
         kept = strides[len(strides) - source.rank :]
@@ -210,7 +210,7 @@ class Sweep:
             starts, _ = self.own(shape, rank, place)
             held = self.scope.held(tensor, starts)
             pad = (0,) * (len(self.space) - rank)
-            return Held(held.ticket, (*pad, *held.strides), held.offset)
+            return replace(held, strides=(*pad, *held.strides))
         return Held(self.kw.fill(pipe, "vector"), dense(operand_tile(shape, self.tile)))
 
     def out_pipe(self, name: str, tensor: str, size: int) -> Pipe | None:

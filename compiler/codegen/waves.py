@@ -44,18 +44,19 @@ class Block:
     rows: tuple[Dim, ...]
     cols: tuple[Dim, ...]
     offset: Affine = ZERO
+    part: Affine = ZERO
 
     @property
     def transposed(self) -> Block:
         """The same words, rows and columns exchanged."""
-        return Block(self.ticket, self.cols, self.rows, self.offset)
+        return Block(self.ticket, self.cols, self.rows, self.offset, self.part)
 
     def window(self, r0: Affine, r: Extent, c0: Affine, c: Extent) -> Matrix:
         """A window of it as an instruction operand."""
         rows, cols = merge(self.rows), merge(self.cols)
         at_slot = isinstance(self.ticket, Ticket)
         name = self.ticket.pipe.name if isinstance(self.ticket, Ticket) else self.ticket.name
-        slot = self.ticket if at_slot else ZERO
+        slot = self.ticket if at_slot else self.part
         return Matrix(name, rows, cols, r0, r, c0, c, self.offset, slot)  # type: ignore[arg-type]
 
 

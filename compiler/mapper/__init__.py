@@ -150,7 +150,7 @@ class _Search:
 
 def _gemms(plan: GroupPlan) -> Iterator[tuple[str, int, Turn, Node]]:
     """The array nodes of a group as they run: what their tiling is called, samples, rows, node."""
-    for size in dict.fromkeys(r.part.size for r in plan.runs):
+    for size in plan.sizes:
         for turn in plan.turns:
             for n in plan.nodes:
                 if n.op in GEMMS:
@@ -166,7 +166,9 @@ def _work(
     """The products of all iterations of a group, each with its cut, and how often it comes."""
     found = Counter[tuple[Triple, Cut]]()
     for key, size, turn, node in _gemms(plan):
-        often = turn.count * sum(r.part.count for r in plan.runs if r.part.size == size)
+        often = turn.count * sum(
+            r.part.count * [n for _, n in plan.parts(r.part.size)].count(size) for r in plan.runs
+        )
         gemm = gemm_of(turn.at(scopes[size], node), turn.node(node))
         for sizes, count in tile_products(gemm, tilings[key]).items():
             found[sizes, cuts[sizes, tilings[key].flow]] += often * count
@@ -175,9 +177,8 @@ def _work(
 
 def _map_group(context: Scope, plan: GroupPlan, search: _Search) -> tuple[dict[str, Tiling], int]:
     """Tilings for the nodes of a group and the room they were given."""
-    samples = list(dict.fromkeys(r.part.size for r in plan.runs))
     numbers = dict.fromkeys((n.name for n in plan.nodes), 0)
-    scopes = {size: group_scope(context, plan, size) for size in samples}
+    scopes = {size: group_scope(context, plan, size) for size in plan.sizes}
     rooms = [int(plan.budget * _LESS**attempt) for attempt in range(_ATTEMPTS)]
     if plan.name in search.pinned.rooms:
         rooms = [search.pinned.rooms[plan.name]]

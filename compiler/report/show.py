@@ -133,7 +133,8 @@ def _choice(console: Console, choice: Mapping[str, Any], verbose: bool) -> None:
 def schedule_name(tried: Mapping[str, Any]) -> str:
     """A schedule that a search tried, in words."""
     words = f"--serialize {tried['serialize']} --recompute {tried['recompute']}"
-    return words + (f", {tried['tiles']:.0%} for tiles" if tried["tiles"] else "")
+    words += f", {tried['tiles']:.0%} for tiles" if tried["tiles"] else ""
+    return words + (", in halves" if tried["halves"] else "")
 
 
 def _totals_table(report: Mapping[str, Any]) -> Table:

@@ -54,7 +54,7 @@ def gain(b: Builder, istd: str, scale: str) -> str:
 
 def gradient_factors(
     b: Builder, mean: str, istd: str, scale: str, sums: Sequence[str], n: int, gain: str = ""
-) -> list[str]:
+) -> tuple[str, ...]:
     """p, r and s of dx = dy p + x r + s, for each channel; `sums` are Σg and Σ(g (x - mean)), or
     the same of dy when the `gain` is still to be applied."""
     r = f"b * b * b * (e{gain} * {1 / n!r})"
@@ -192,7 +192,7 @@ class BatchNormGrad(Op):
         return [dx, *(reshaped(b, s, b.shape(scale)) for s in small)]
 
 
-def gradient_sums(b: Builder, dy: str, x: str, mean: str, axes: Sequence[int]) -> list[str]:
+def gradient_sums(b: Builder, dy: str, x: str, mean: str, axes: Sequence[int]) -> tuple[str, ...]:
     """Σdy and Σ(dy (x - mean))."""
     dtypes = ["accum", "accum"]
     return emit_reduce(b, "sum", [dy, x, mean], ["a", "a * (b - c)"], axes, dtypes)
@@ -302,8 +302,8 @@ class GroupNormGrad(Op):
         exprs, dtypes = ["a * c", "b * c"], ["accum", "accum"]
         grouped = emit_reduce(b, "sum", [*parts, column], exprs, [2], dtypes)
         n = b.tensors[x].size // (shape[0] * groups)
-        statistics = [reshaped(b, s, split) for s in (mean, istd)]
-        factors = gradient_factors(b, *statistics, column, grouped, n)
+        middle, inverse = (reshaped(b, s, split) for s in (mean, istd))
+        factors = gradient_factors(b, middle, inverse, column, grouped, n)
         inputs = [dy, x, *(reshaped(b, f, stats) for f in factors)]
         dx = emit_map(b, inputs, [GRADIENT], ["float"])[0]
         dtype = b.tensors[scale].dtype

@@ -1,0 +1,70 @@
+"""Groups in halves: array and vector unit work on two parts of a sub-batch at once."""
+
+from dataclasses import replace
+
+import pytest
+from reference import DATA, errors
+from test_groups import WAVECORE, compiled
+
+from ccnn.compiler.driver import CompileOptions, compile_model, run_steps, verify_values
+from ccnn.passes.check import verify
+from ccnn.passes.text import parse_graph, print_graph
+from ccnn.targets.simulator import simulate
+from ccnn.targets.verify import verify_program
+
+
+def halved(program):
+    """Kernels with regions that have a part for each half."""
+    return [
+        k for k in program.kernels if any(b.name[:2] == "r." and b.depth == 2 for b in k.buffers)
+    ]
+
+
+@pytest.mark.parametrize(
+    ("name", "mode"), [("resnet8_cifar", "mbs2"), ("squeezenet", "mbs2"), ("squeezenet", "fused")]
+)
+def test_exact_norms_against_pytorch(name, mode):
+    c, truth, inputs = compiled(name, 512, serialize=mode, halves=True)
+    assert halved(c.program)
+    assert verify_program(c.program, c.machine) == []
+    fed = {c.model.inputs[0]: inputs["input"], c.model.target: inputs["target"]}
+    worst = max(errors(truth, run_steps(c, fed, 2)).items(), key=lambda e: e[1])
+    assert worst[1] <= 1e-9, worst
+
+
+@pytest.mark.parametrize(("batch", "kib"), [(10, 1200), (11, 1200)])
+def test_unequal_halves_against_the_interpreter(batch, kib):
+    asked = CompileOptions(
+        target=replace(WAVECORE, gbuf_bytes=kib * 1024), dtype="float64", batch=batch,
+        norm="group", serialize="mbs2", halves=True,
+    )  # fmt: skip
+    c = compile_model(DATA / "resnet8_cifar" / "model.onnx", asked)
+    assert any(g.halves and batch % g.sub_batch for g in c.lowered.groups)
+    assert halved(c.program)
+    assert verify_program(c.program, c.machine) == []
+    assert max(e.error for e in verify_values(c)) <= 1e-9
+
+
+def test_time_is_saved_and_only_weights_are_fetched_again():
+    plain, _, _ = compiled("resnet8_cifar", 1024, serialize="mbs2", norm="group")
+    c, _, _ = compiled("resnet8_cifar", 1024, serialize="mbs2", norm="group", halves=True)
+    before, after = (simulate(x.program, x.machine) for x in (plain, c))
+    assert after.cycles < before.cycles
+    moved = [{t.name: t.read_bytes + t.write_bytes for t in x.tensors} for x in (before, after)]
+    more = {name for name, count in moved[1].items() if count > moved[0].get(name, 0)}
+    assert more <= {n.inputs[1] for n in c.lowered.nodes if n.op in ("conv", "matmul")}
+
+
+def test_backward_groups_stay_whole():
+    c, _, _ = compiled("squeezenet", 512, serialize="mbs2", halves=True)
+    phases = {n.name: n.phase for n in c.lowered.nodes}
+    for group in c.lowered.groups:
+        assert group.halves == all(phases[n] != "backward" for n in group.nodes)
+
+
+def test_the_graph_reads_back():
+    c, _, _ = compiled("squeezenet", 512, serialize="mbs2", halves=True)
+    assert any(g.halves for g in c.lowered.groups)
+    again = parse_graph(print_graph(c.lowered))
+    verify(again)
+    assert again.groups == c.lowered.groups
