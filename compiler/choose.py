@@ -10,7 +10,8 @@ the traffic that their groups will cause and the work that recomputation adds:
 Then programs are compiled and executed: the first candidate (the conventional schedule, unless it
 was ruled out); of each pair of serialization and recomputation the candidate with the lowest
 estimate, for the `PAIRS` lowest pairs; then those that differ from the best of these only in the
-room for tiles.  What the executed programs took decides; of equal ones the first wins.
+room for tiles and in whether groups go in halves (tried for `time` only).  What the executed
+programs took decides; of equal ones the first wins.
 
 The order is fixed.  Without a budget the same candidates are tried on any computer, so the result
 is the same; with one, those that come after it ran out are not.

@@ -77,6 +77,12 @@ def test_the_list_is_complete_and_the_conventional_schedule_first():
     assert candidates("none", "cheap") == (Candidate("none", "cheap"),)
 
 
+def test_groups_in_halves_are_listed_where_time_counts():
+    listed = candidates("auto", "auto", in_halves=True)
+    assert [c for c in listed if not c.halves] == list(candidates("auto", "auto"))
+    assert {c.pair for c in listed if c.halves} == {c.pair for c in listed if c.tiles}
+
+
 def test_right_estimates_lead_to_the_best_of_all():
     compiled, choice, executed = pretend(spread)
     assert choice.best == min(candidates("auto", "auto"), key=lambda c: spread(c).cycles)
