@@ -47,8 +47,18 @@ def steps_to(options: CompileOptions) -> tuple[Step, ...]:
         f"runs of layers in sub-batches, --serialize {options.serialize}",
         serialize=options.serialize,
         tiles=options.tiles,
+        rows=options.rows,
     )
     change("recomputed", f"--recompute {options.recompute}", recompute=options.recompute)
+    change(
+        "halves",
+        "the array on one half of a sub-batch, vectors on the other",
+        halves=options.halves,
+    )
+    change(
+        "unwritten", "gradients that are taken on chip, --no-gradients", gradients=options.gradients
+    )
+    change("interleaved", f"--interleave {options.interleave}", interleave=options.interleave)
     if replace(o, objective=options.objective, budget=options.budget) != options:
         found.append(Step("further options", "tilings taken from --from-mapping", options))
     found[-1] = replace(found[-1], options=options)

@@ -96,3 +96,15 @@ def test_what_no_step_is_made_for_comes_last():
     assert last.name == "further options"
     assert last.options == options
     assert before[-1].options == replace(options, pinned=None)
+
+
+def test_each_option_has_a_step_of_its_own():
+    options = CompileOptions(
+        serialize="best", recompute="cheap", halves=True, gradients=False, interleave="tile"
+    )
+    names = [step.name for step in steps_to(options)]
+    assert names == [
+        "conventional", "fused layers", "serialized", "recomputed", "halves", "unwritten",
+        "interleaved",
+    ]  # fmt: skip
+    assert steps_to(options)[-1].options == options

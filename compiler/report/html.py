@@ -61,6 +61,7 @@ def report_html(
             totals=_totals(report),
             strong=report.get("strong_baseline"),
             waterfall=waterfall(report),
+            modes=[mode.name for mode in machine.modes],
             layers=_layers(report, layer_traffic(program, details, rows)),
             traffic=_traffic(class_traffic(program, details)),
             engines=_engines(report),
