@@ -324,7 +324,7 @@ def test_the_command_writes_what_the_library_makes(tmp_path, capsys):
     [
         (["--freeze", "nothing*"], 2, "--freeze: the pattern 'nothing*' freezes nothing"),
         (["--target", "wavecore"], 2, "No such option '--target'"),
-        (["-o", "{folder}"], 5, "it is a folder; give a file name"),
+        (["-o", "{folder}"], 5, "give a file, not a folder"),
         (["-o", "{folder}/none/step.onnx"], 5, "No such file or directory"),
     ],
 )

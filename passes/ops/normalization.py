@@ -7,9 +7,9 @@ twice and writes dx (layer_norm three times when scale or bias are trained: its 
 run over different axes).  mean and istd are extra results that the gradient uses.
 
 What belongs to a channel is computed once for the channel, so that an element takes few steps:
-    y = (x - mean) p + bias,  p = istd scale
-    dx = dy p + x r + s,  r = -istd² Σ(g (x - mean) istd) istd / n,  s = -istd Σg / n - mean r
-x p - mean p would save a step more in y, but round off where the mean is large.
+    dx = (dy + s + (x - mean) r) p,  p = istd scale,
+    r = -istd² Σ(dy (x - mean)) / n,  s = -Σdy / n
+(group norm: dx = dy p + s + (x - mean) r with sums of g, and y = (x - mean) p + bias).
 """
 
 from __future__ import annotations
@@ -31,8 +31,11 @@ from ccnn.passes.ops.common import (
     take,
 )
 
-APPLY = "(a - b) * c + d"
-"""Of x, and of the mean, factor and bias of its channel."""
+APPLY = "(a - b) * c * d + e"
+"""Of x, and of the mean, istd, scale and bias of its channel: one factor for both would round once
+more, alike for a whole channel, which later sums over it show in float32."""
+GROUP_APPLY = "(a - b) * c + d"
+"""Of x, and of the mean, factor and bias of its channel in its sample."""
 
 
 def check_vector(node: Node, tensor: Tensor | None, shape: Sequence[int], what: str) -> None:
@@ -47,23 +50,22 @@ def finish(b: Builder, node: Node, var: str) -> str:
     return emit_map(b, [var], [f"1 / sqrt(a + {epsilon!r})"], ["accum"])[0]
 
 
-def gain(b: Builder, istd: str, scale: str) -> str:
-    """p = istd scale."""
-    return emit_map(b, [istd, scale], ["a * b"], ["accum"])[0]
-
-
 def gradient_factors(
-    b: Builder, mean: str, istd: str, scale: str, sums: Sequence[str], n: int, gain: str = ""
-) -> tuple[str, ...]:
-    """p, r and s of dx = dy p + x r + s, for each channel; `sums` are Σg and Σ(g (x - mean)), or
-    the same of dy when the `gain` is still to be applied."""
-    r = f"b * b * b * (e{gain} * {1 / n!r})"
-    exprs = ["b * c", f"-({r})", f"a * ({r}) - b * (d{gain} * {1 / n!r})"]
-    return emit_map(b, [mean, istd, scale, *sums], exprs, ["accum"] * 3)
+    b: Builder, istd: str, scale: str, sums: Sequence[str], n: int, outside: bool
+) -> list[str]:
+    """p, r and s of each channel; with p `outside`, dx = (dy + s + (x - mean) r) p, and the sums
+    are Σdy and Σ(dy (x - mean)), else dx = dy p + s + (x - mean) r, and they are of g = dy scale.
+
+    The mean is taken off x before anything else: x r would lose what x - mean is about.
+    """
+    more = "" if outside else " * a"
+    exprs = ["a * b", f"-(a * a{more} * (d * {1 / n!r}))", f"-(c * {1 / n!r}{more})"]
+    return list(emit_map(b, [istd, scale, *sums], exprs, ["accum"] * 3))
 
 
-GRADIENT = "a * c + b * d + e"
-"""Of dy, x and the three factors."""
+GRADIENT = "(a + e + (b - f) * d) * c"
+GROUP_GRADIENT = "a * c + e + (b - f) * d"
+"""Of dy, x, the factors p, r, s, and the mean."""
 
 
 def istd_of(node: Node, var: np.ndarray) -> np.ndarray:
@@ -136,7 +138,7 @@ class BatchNorm(Op):
         mean, var = b.emit_all("moments", [x], axes=_others(len(shape)))
         istd = finish(b, node, var)
         column, shift = (reshaped(b, t, stats) for t in (scale, bias))
-        y = emit_map(b, [x, mean, gain(b, istd, column), shift], [APPLY], ["float"])[0]
+        y = emit_map(b, [x, mean, istd, column, shift], [APPLY], ["float"])[0]
         keep = float(node.attr("momentum", 0.9))
         factor = _correction(node, b.tensors[x].size // shape[1])
         flat = [reshaped(b, t, shape[1:2]) for t in (mean, var)]
@@ -185,8 +187,8 @@ class BatchNormGrad(Op):
         rank, n = len(b.shape(x)), b.tensors[x].size // b.shape(x)[1]
         sums = gradient_sums(b, dy, x, mean, _others(rank))
         column = reshaped(b, scale, b.shape(mean))
-        factors = gradient_factors(b, mean, istd, column, sums, n, " * c")
-        dx = emit_map(b, [dy, x, *factors], [GRADIENT], ["float"])[0]
+        factors = gradient_factors(b, istd, column, sums, n, outside=True)
+        dx = emit_map(b, [dy, x, *factors, mean], [GRADIENT], ["float"])[0]
         dtype = b.tensors[scale].dtype
         small = emit_map(b, [*sums, istd], ["b * c", "a"], [dtype, dtype])
         return [dx, *(reshaped(b, s, b.shape(scale)) for s in small)]
@@ -240,10 +242,11 @@ class GroupNorm(Op):
         mean, var = b.emit_all("moments", [view], axes=tuple(range(2, len(shape) + 1)))
         stats, istd = b.shape(node.outputs[1]), finish(b, node, var)
         split = (1, groups, shape[1] // groups)
-        factor = gain(b, reshaped(b, istd, (shape[0], groups, 1)), reshaped(b, scale, split))
+        inverse, column = reshaped(b, istd, (shape[0], groups, 1)), reshaped(b, scale, split)
+        factor = emit_map(b, [inverse, column], ["a * b"], ["accum"])[0]
         mean, istd = (_per_channel(b, s, stats) for s in (mean, istd))
         shift = reshaped(b, bias, channel_shape(shape[1], len(shape)))
-        y = emit_map(b, [x, mean, reshaped(b, factor, stats), shift], [APPLY], ["float"])[0]
+        y = emit_map(b, [x, mean, reshaped(b, factor, stats), shift], [GROUP_APPLY], ["float"])[0]
         return [y, mean, istd]
 
     def gradient(
@@ -302,10 +305,10 @@ class GroupNormGrad(Op):
         exprs, dtypes = ["a * c", "b * c"], ["accum", "accum"]
         grouped = emit_reduce(b, "sum", [*parts, column], exprs, [2], dtypes)
         n = b.tensors[x].size // (shape[0] * groups)
-        middle, inverse = (reshaped(b, s, split) for s in (mean, istd))
-        factors = gradient_factors(b, middle, inverse, column, grouped, n)
-        inputs = [dy, x, *(reshaped(b, f, stats) for f in factors)]
-        dx = emit_map(b, inputs, [GRADIENT], ["float"])[0]
+        inverse = reshaped(b, istd, split)
+        factors = gradient_factors(b, inverse, column, grouped, n, outside=False)
+        inputs = [dy, x, *(reshaped(b, f, stats) for f in factors), mean]
+        dx = emit_map(b, inputs, [GROUP_GRADIENT], ["float"])[0]
         dtype = b.tensors[scale].dtype
         small = emit_reduce(b, "sum", [*sums, istd], ["b * c", "a"], [0], [dtype, dtype])
         return [dx, *(reshaped(b, s, b.shape(scale)) for s in small)]
