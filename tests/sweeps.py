@@ -181,9 +181,8 @@ class Sweeps:
         x, y = node.inputs[0], node.outputs[0]
         c = self.graph[node.inputs[1]].size
         self.move("forward", "norm forward", 2 * self.size(x), self.size(y))
-        # mean and variance out, 1 / deviation made of the variance, the factor of it and the scale,
-        # mean and factor in with the bias
-        self.vectors("forward", c * (2 + 2 + 2 + 2) * STATISTIC, 2 * c * FLOAT)
+        # mean and variance out, 1 / deviation made of the variance, both in, scale and bias in
+        self.vectors("forward", c * (2 + 2 + 2) * STATISTIC, 2 * c * FLOAT)
         # running mean and variance: in, together with the batch's, and out
         self.vectors("forward", 2 * c * (FLOAT + STATISTIC + FLOAT))
         if node.name not in self.leading:
@@ -195,8 +194,9 @@ class Sweeps:
             self.differences[
                 "activation read in both sweeps of the norm's gradient, not in one"
             ] += self.size(y)
-        # sums: mean in, two out; three factors made of these, the deviation and the scale, then in
-        self.vectors("backward", c * (1 + 2 + 4 + 3 + 3) * STATISTIC, c * FLOAT)
+        # sums: mean in, two out; three factors made of these, 1 / deviation and the scale, then in
+        # with the mean
+        self.vectors("backward", c * (1 + 2 + 3 + 3 + 4) * STATISTIC, c * FLOAT)
         # gradients of scale and bias: sums and deviation in, both out
         self.vectors("backward", c * (2 + 1) * STATISTIC, 2 * c * FLOAT)
 
