@@ -194,11 +194,11 @@ class Sweeps:
             self.differences[
                 "activation read in both sweeps of the norm's gradient, not in one"
             ] += self.size(y)
-        # sums: mean in, two out; three factors made of these, 1 / deviation and the scale, then in
-        # with the mean
-        self.vectors("backward", c * (1 + 2 + 3 + 3 + 4) * STATISTIC, c * FLOAT)
-        # gradients of scale and bias: sums and deviation in, both out
-        self.vectors("backward", c * (2 + 1) * STATISTIC, 2 * c * FLOAT)
+        # sums: mean and 1 / deviation in, two out; three factors made of these, 1 / deviation and
+        # the scale, then in with mean and 1 / deviation
+        self.vectors("backward", c * (2 + 2 + 3 + 3 + 5) * STATISTIC, c * FLOAT)
+        # gradients of scale and bias: sums in, both out
+        self.vectors("backward", c * 2 * STATISTIC, 2 * c * FLOAT)
 
     def fused_activation(self, tensor: str) -> Node | None:
         """The activation that runs in the sweep that makes this tensor, if any does."""

@@ -7,9 +7,9 @@ twice and writes dx (layer_norm three times when scale or bias are trained: its 
 run over different axes).  mean and istd are extra results that the gradient uses.
 
 What belongs to a channel is computed once for the channel, so that an element takes few steps:
-    dx = (dy + s + (x - mean) r) p,  p = istd scale,
-    r = -istd² Σ(dy (x - mean)) / n,  s = -Σdy / n
-(group norm: dx = dy p + s + (x - mean) r with sums of g, and y = (x - mean) p + bias).
+    batch norm    dx = p (dy - Σdy / n - x̂ Σ(dy x̂) / n),  p = istd scale
+    group norm    y = (x - mean) p + bias,  dx = dy p + s + (x - mean) r,
+                  r = -istd³ Σ(g (x - mean)) / n,  s = -istd Σg / n
 """
 
 from __future__ import annotations
@@ -50,22 +50,10 @@ def finish(b: Builder, node: Node, var: str) -> str:
     return emit_map(b, [var], [f"1 / sqrt(a + {epsilon!r})"], ["accum"])[0]
 
 
-def gradient_factors(
-    b: Builder, istd: str, scale: str, sums: Sequence[str], n: int, outside: bool
-) -> list[str]:
-    """p, r and s of each channel; with p `outside`, dx = (dy + s + (x - mean) r) p, and the sums
-    are Σdy and Σ(dy (x - mean)), else dx = dy p + s + (x - mean) r, and they are of g = dy scale.
-
-    The mean is taken off x before anything else: x r would lose what x - mean is about.
-    """
-    more = "" if outside else " * a"
-    exprs = ["a * b", f"-(a * a{more} * (d * {1 / n!r}))", f"-(c * {1 / n!r}{more})"]
-    return list(emit_map(b, [istd, scale, *sums], exprs, ["accum"] * 3))
-
-
-GRADIENT = "(a + e + (b - f) * d) * c"
+GRADIENT = "c * (a - d - (b - f) * g * e)"
+"""Of dy, x, and of p, Σdy / n, Σ(dy x̂) / n, the mean and istd of its channel."""
 GROUP_GRADIENT = "a * c + e + (b - f) * d"
-"""Of dy, x, the factors p, r, s, and the mean."""
+"""Of dy, x, and of p, r, s and the mean of its channel in its sample."""
 
 
 def istd_of(node: Node, var: np.ndarray) -> np.ndarray:
@@ -185,19 +173,15 @@ class BatchNormGrad(Op):
     def expand(self, b: Builder, node: Node) -> Sequence[str]:
         dy, x, scale, mean, istd = node.inputs
         rank, n = len(b.shape(x)), b.tensors[x].size // b.shape(x)[1]
-        sums = gradient_sums(b, dy, x, mean, _others(rank))
+        exprs, axes = ["a", "a * ((b - c) * d)"], _others(rank)
+        sums = emit_reduce(b, "sum", [dy, x, mean, istd], exprs, axes, ["accum"] * 2)
         column = reshaped(b, scale, b.shape(mean))
-        factors = gradient_factors(b, istd, column, sums, n, outside=True)
-        dx = emit_map(b, [dy, x, *factors, mean], [GRADIENT], ["float"])[0]
+        exprs = ["a * b", f"c * {1 / n!r}", f"d * {1 / n!r}"]
+        factors = emit_map(b, [istd, column, *sums], exprs, ["accum"] * 3)
+        dx = emit_map(b, [dy, x, *factors, mean, istd], [GRADIENT], ["float"])[0]
         dtype = b.tensors[scale].dtype
-        small = emit_map(b, [*sums, istd], ["b * c", "a"], [dtype, dtype])
+        small = emit_map(b, sums, ["b", "a"], [dtype, dtype])
         return [dx, *(reshaped(b, s, b.shape(scale)) for s in small)]
-
-
-def gradient_sums(b: Builder, dy: str, x: str, mean: str, axes: Sequence[int]) -> tuple[str, ...]:
-    """Σdy and Σ(dy (x - mean))."""
-    dtypes = ["accum", "accum"]
-    return emit_reduce(b, "sum", [dy, x, mean], ["a", "a * (b - c)"], axes, dtypes)
 
 
 class GroupNorm(Op):
@@ -298,15 +282,17 @@ class GroupNormGrad(Op):
     def expand(self, b: Builder, node: Node) -> Sequence[str]:
         dy, x, scale, mean, istd = node.inputs
         shape, stats, groups = b.shape(x), b.shape(mean), node.attr("groups")
-        sums = gradient_sums(b, dy, x, mean, range(2, len(shape)))
+        exprs, inside = ["a", "a * (b - c)"], range(2, len(shape))
+        sums = emit_reduce(b, "sum", [dy, x, mean], exprs, inside, ["accum"] * 2)
         split = (shape[0], groups, shape[1] // groups)
         column = reshaped(b, scale, (1, *split[1:]))
         parts = [reshaped(b, s, split) for s in sums]
         exprs, dtypes = ["a * c", "b * c"], ["accum", "accum"]
         grouped = emit_reduce(b, "sum", [*parts, column], exprs, [2], dtypes)
         n = b.tensors[x].size // (shape[0] * groups)
-        inverse = reshaped(b, istd, split)
-        factors = gradient_factors(b, inverse, column, grouped, n, outside=False)
+        exprs = ["a * b", f"-(a * a * a * (d * {1 / n!r}))", f"-(c * {1 / n!r} * a)"]
+        operands = [reshaped(b, istd, split), column, *grouped]
+        factors = emit_map(b, operands, exprs, ["accum"] * 3)
         inputs = [dy, x, *(reshaped(b, f, stats) for f in factors), mean]
         dx = emit_map(b, inputs, [GROUP_GRADIENT], ["float"])[0]
         dtype = b.tensors[scale].dtype
