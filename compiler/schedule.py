@@ -8,6 +8,7 @@ from dataclasses import replace
 from typing import TYPE_CHECKING, Any
 
 from ccnn.compiler.codegen import PRECISIONS, make_context
+from ccnn.compiler.codegen.plan import TENTHS_FOR_A_NODE
 from ccnn.compiler.codegen.scope import Scope
 from ccnn.compiler.interleave import keep_what_pays
 from ccnn.compiler.mapper import map_graph
@@ -59,7 +60,7 @@ def grouped(graph: Graph, machine: Machine, o: CompileOptions, share: float) -> 
         "in_place": True,
         "bytes_per": element_bytes(o),
     }
-    tiles = TileRoom(width=machine.cols, accum=element_bytes(o).accum)
+    tiles = TileRoom(TENTHS_FOR_A_NODE / 10, machine.cols, element_bytes(o).accum)
     grouping = (
         FuseLayers(**room)
         if o.serialize == "fused"

@@ -26,6 +26,10 @@ from ccnn.passes.graph import Graph, Group, Node, Tensor
 from ccnn.passes.row_bands import banded
 from ccnn.targets.program import DTYPE_BYTES, ZERO
 
+TENTHS_FOR_A_NODE = 3
+"""Of the room that a group's regions leave, the part that the tiles of one node may take: nodes
+share pipes only where engines and depths agree, so several sets stand side by side."""
+
 
 @dataclass(frozen=True)
 class Run:
@@ -189,8 +193,7 @@ def plan_group(context: Scope, group: Group, axis: BatchAxis, root: Mapping[str,
 
 def _budget(nodes: Sequence[Node], room: int, height: int) -> int:
     """Bytes for the tiles of one node beside regions of this height."""
-    # nodes share pipes only where engines and depths agree, so several sets stand side by side
-    budget = (room - height) * 3 // 10
+    budget = (room - height) * TENTHS_FOR_A_NODE // 10
     if budget < min(4096, room // 8) and height:
         raise GroupDoesNotFit(
             nodes[0].name,
