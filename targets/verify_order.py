@@ -1,19 +1,20 @@
 """Rules about the order of a kernel: tokens, and what they order.
 
-The kernel is walked in program order with, for each engine, the set of accesses it *knows* to be
-finished.  An access is named by slot, engine and kind (read or write) and stands for the latest
-of that name: an engine works in order, so the latest one finished means all are.  A signal
-carries what the engine knows and all its own accesses; a release what it knows and its own reads;
-a wait adds to the knowledge of the waiting engine.  A write to a slot is safe when the engine
-knows every access of other engines to it, a read when it knows their writes.  Slots of different
-buffers that share bytes count as one in this, and a write to one leaves the others undefined.
+The kernel is walked in program order.  Each access has a time, and each engine a clock: for every
+engine's reads and every engine's writes the time up to which it *knows* them to be finished (an
+engine works in order, so the latest one finished means all are).  A signal carries the engine's
+clock with all its own accesses up to now; a release the clock with its own reads; a wait sets the
+waiting engine's clock forward.  A write to a slot is safe when the engine knows the latest access
+of every other engine to it, a read when it knows their latest writes.  Slots of different buffers
+that share bytes count as one in this, and a write to one leaves the others undefined.
 
-Loops are not walked to their end.  The state (knowledge, tokens with what they carry, slots
-written) holds no iteration numbers, and an iteration depends on its number only through slot
-numbers, which are periodic, and through `accumulate` being positive.  So when an iteration begins
-in the same phase and state as an earlier one, all further iterations repeat those in between
-(induction over the iterations); the same holds for a loop that is entered again in a known phase
-and state.  That every wait finds a token in program order also proves that there is no deadlock.
+Long loops are not walked to their end.  What matters of the state (which accesses each clock and
+each waiting token knows, slots written) holds no times and no iteration numbers, and an iteration
+depends on its number only through slot numbers, which are periodic, and through `accumulate`
+being positive.  So when an iteration begins in the same phase and state as an earlier one, all
+further iterations repeat those in between (induction over the iterations); the same holds for a
+loop that is entered again in a known phase and state.  That every wait finds a token in program
+order also proves that there is no deadlock.
 """
 
 from __future__ import annotations
@@ -22,6 +23,8 @@ from collections.abc import Iterator
 from contextlib import suppress
 from dataclasses import dataclass, field
 from math import gcd, lcm
+
+import numpy as np
 
 from ccnn.targets.machine import Machine
 from ccnn.targets.program import (
@@ -41,11 +44,14 @@ from ccnn.targets.verify_dram import Crossings, crossings
 
 _LONGEST_QUEUE = 1024
 _LONGEST_WALK = 4_000_000
+_SHORT_WALK = 2_000
+"""Steps of a loop that cost less to walk than to compare states."""
 _KEYS = 2 * len(ENGINES)
-"""Bits of a slot: a read and a write of each engine."""
+"""Entries of a clock: the reads (even) and the writes (odd) of each engine."""
 
-State = tuple[tuple[int, ...], tuple[tuple[int, ...], ...], int, int]
-"""What each engine knows, what each waiting token carries, accesses present, slots written."""
+Clock = tuple[int, ...]
+Snapshot = tuple[list[Clock], list[tuple[Clock, ...]], list[dict[int, int]], bytes]
+"""What each engine knows, what each waiting token carries, times of accesses, slots written."""
 
 
 @dataclass(frozen=True)
@@ -94,6 +100,8 @@ class _Nest:
     loop: Loop
     body: tuple[_Step | _Turn | _Nest, ...]
     phases: tuple[tuple[str, int, bool], ...]
+    steps: int
+    """Steps of a walk to its end."""
 
     def phase(self, env: dict[str, int]) -> tuple[tuple[int, bool], ...]:
         """What the body sees of the variables' values."""
@@ -109,34 +117,55 @@ class _Walk:
     kernel: Kernel
     peers: list[tuple[int, ...]]
     """Of each slot: the slots whose bytes it shares, itself among them."""
-    known: list[int]
-    tokens: list[tuple[int, ...]]
-    reads_of: list[int]
-    all_of: list[int]
-    present: int = 0
-    written: int = 0
+    known: list[Clock]
+    tokens: list[tuple[Clock, ...]]
+    latest: list[dict[int, int]]
+    """Of each slot: time of the latest access of each kind since it was last written."""
+    written: bytearray
+    now: int = 0
     steps: int = 0
     env: dict[str, int] = field(default_factory=dict)
-    memo: dict[tuple, State] = field(default_factory=dict)
+    memo: dict[tuple, Snapshot] = field(default_factory=dict)
     found: dict[tuple[str, int], Finding] = field(default_factory=dict)
 
     def report(self, rule: str, item: Item, message: str) -> None:
         self.found.setdefault((rule, id(item)), about(rule, self.kernel, item, message))
 
-    def state(self) -> State:
-        return tuple(self.known), tuple(self.tokens), self.present, self.written
+    def snapshot(self) -> Snapshot:
+        return (
+            list(self.known),
+            list(self.tokens),
+            [dict(times) for times in self.latest],
+            bytes(self.written),
+        )
 
-    def restore(self, state: State) -> None:
-        known, tokens, self.present, self.written = state
+    def restore(self, state: Snapshot) -> None:
+        known, tokens, latest, written = state
         self.known, self.tokens = list(known), list(tokens)
+        self.latest = [dict(times) for times in latest]
+        self.written = bytearray(written)
 
-    def forget(self, mask: int) -> None:
-        """Nobody knows of these accesses any more: new ones have taken their names."""
-        keep = ~mask
-        self.known = [k & keep for k in self.known]
-        self.tokens = [
-            tuple([t & keep for t in queue]) if queue else queue for queue in self.tokens
-        ]
+    def state(self) -> bytes:
+        """Which accesses there are and which of them each clock knows, without their times.
+
+        Accesses are put in order of key and time.  Of each key a clock knows a first part of
+        them: where it ends says how many; and of each access how many such ends lie before it.
+        """
+        live = sorted(
+            (key, time, slot)
+            for slot, times in enumerate(self.latest)
+            for key, time in times.items()
+        )
+        keys, times, slots = np.array(live, np.int64).reshape(-1, 3).T
+        clocks = np.array([*self.known, *(c for queue in self.tokens for c in queue)], np.int64)
+        span = self.now + 1
+        ends = np.searchsorted(keys * span + times, clocks + np.arange(_KEYS) * span, "right")
+        before = np.searchsorted(np.unique(ends), np.arange(len(live)), "right")
+        names = slots * _KEYS + keys
+        order = np.argsort(names)
+        queues = np.array([len(queue) for queue in self.tokens])
+        parts = (queues, names[order], before[order], ends)
+        return b"".join([part.tobytes() for part in parts]) + self.written
 
 
 class _TooLong(Exception):
@@ -175,7 +204,8 @@ def _compile(kernel: Kernel, dram: Crossings) -> tuple[list, int]:
                 out.append(_Turn(item, ENGINES.index(item.engine), tokens[item.token]))
             elif isinstance(item, Loop):
                 inner = items(item.body)
-                out.append(_Nest(item, inner, _phases(inner)))
+                size = item.trip * sum(i.steps if isinstance(i, _Nest) else 1 for i in inner)
+                out.append(_Nest(item, inner, _phases(inner), size))
             else:
                 out.append(step(item))
         return tuple(out)
@@ -213,47 +243,40 @@ def _slot(place: _Place, env: dict[str, int]) -> int:
     return place.base + place.slot.at(env) % place.depth
 
 
-_SLOT_MASK = (1 << _KEYS) - 1
-_WRITES_MASK = sum(1 << (2 * e + 1) for e in range(len(ENGINES)))
-
-
 def _execute(w: _Walk, s: _Step, names: list[str]) -> None:
-    e = s.engine
-    own = 3 << (2 * e)
+    w.now += 1
+    key = 2 * s.engine
     for place in s.reads:
         if place.when is not None and place.when.at(w.env) <= 0:
             continue
         slot = _slot(place, w.env)
-        if not w.written >> slot & 1:
+        if not w.written[slot]:
             w.report("defined", s.item, f"{names[slot]} is read before anything was written to it")
         if place.asks:
-            _ordered(w, s, slot, _WRITES_MASK & ~own, "reads", names)
-        if not place.leaves:
-            continue
-        key = 1 << (slot * _KEYS + 2 * e)
-        w.forget(key)
-        w.present |= key
+            _ordered(w, s, slot, "reads", names)
+        if place.leaves:
+            w.latest[slot][key] = w.now
     for place in s.writes:
         slot = _slot(place, w.env)
         if place.asks:
-            _ordered(w, s, slot, _SLOT_MASK & ~own, "writes", names)
-        if not place.leaves:
-            continue
-        mask = _SLOT_MASK << (slot * _KEYS)
-        w.forget(mask)
-        w.present = w.present & ~mask | 1 << (slot * _KEYS + 2 * e + 1)
-        for peer in w.peers[slot]:
-            w.written &= ~(1 << peer)
-        w.written |= 1 << slot
+            _ordered(w, s, slot, "writes", names)
+        if place.leaves:
+            w.latest[slot] = {key + 1: w.now}
+            for peer in w.peers[slot]:
+                w.written[peer] = peer == slot
 
 
-def _ordered(w: _Walk, s: _Step, slot: int, kinds: int, does: str, names: list[str]) -> None:
-    """Report accesses of these kinds to the bytes of a slot that the engine does not know of."""
+def _ordered(w: _Walk, s: _Step, slot: int, does: str, names: list[str]) -> None:
+    """Report accesses to the bytes of a slot that the engine does not know of."""
+    known, own, latest = w.known[s.engine], s.engine, w.latest
     for peer in w.peers[slot]:
-        unknown = w.present & (kinds << (peer * _KEYS)) & ~w.known[s.engine]
+        unknown = []
+        for key, time in latest[peer].items():
+            if time > known[key] and key // 2 != own and (key % 2 or does == "writes"):
+                unknown.append(key)
         if not unknown:
             continue
-        key = (unknown & -unknown).bit_length() - 1 - peer * _KEYS
+        key = min(unknown)
         other = f"{ENGINES[key // 2]} {'writes' if key % 2 else 'reads'}"
         what = "it" if peer == slot else f"{names[peer]} at the same address"
         w.report(
@@ -288,11 +311,14 @@ def _turn(w: _Walk, t: _Turn) -> None:
         if not queue:
             w.report("tokens", t.item, "waits for a token that nothing before it gives: deadlock")
             return
-        w.known[t.engine] |= queue[0]
+        w.known[t.engine] = tuple(map(max, w.known[t.engine], queue[0]))
         w.tokens[t.token] = queue[1:]
         return
-    own = w.all_of if t.item.kind == "signal" else w.reads_of
-    w.tokens[t.token] = (*queue, w.known[t.engine] | w.present & own[t.engine])
+    clock = list(w.known[t.engine])
+    clock[2 * t.engine] = w.now
+    if t.item.kind == "signal":
+        clock[2 * t.engine + 1] = w.now
+    w.tokens[t.token] = (*queue, tuple(clock))
     if len(queue) >= _LONGEST_QUEUE:
         w.report("tokens", t.item, f"more than {_LONGEST_QUEUE} tokens pile up; nobody takes them")
         raise _TooLong
@@ -315,25 +341,30 @@ def _run(w: _Walk, body: tuple | list, names: list[str]) -> None:
 
 def _loop(w: _Walk, nest: _Nest, names: list[str]) -> None:
     var, trip = nest.loop.var, nest.loop.trip
+    if nest.steps <= _SHORT_WALK:
+        for index in range(trip):
+            w.env[var] = index
+            _run(w, nest.body, names)
+        w.env.pop(var, None)
+        return
     entry = (id(nest), nest.phase(w.env), w.state())
     if entry in w.memo:
         w.restore(w.memo[entry])
         return
     seen: dict[tuple, int] = {}
-    states: list[State] = []
+    snapshots: list[Snapshot] = []
     for index in range(trip):
         w.env[var] = index
-        here = w.state()
-        key = (nest.phase(w.env), here)
+        key = (nest.phase(w.env), w.state())
         if key in seen:
             first = seen[key]
-            w.restore(states[first + (trip - first) % (index - first)])
+            w.restore(snapshots[first + (trip - first) % (index - first)])
             break
         seen[key] = index
-        states.append(here)
+        snapshots.append(w.snapshot())
         _run(w, nest.body, names)
     w.env.pop(var, None)
-    w.memo[entry] = w.state()
+    w.memo[entry] = w.snapshot()
 
 
 def _single_ends(kernel: Kernel) -> Iterator[Finding]:
@@ -368,12 +399,15 @@ def order(program: Program, machine: Machine) -> Iterator[Finding]:
         body, count = _compile(kernel, dram)
         names = [f"'{b.name}'[{n}]" for b in kernel.buffers for n in range(b.depth)]
         names += [f"tensor '{name}'" for name in dram.names]
-        reads = [sum(1 << (s * _KEYS + 2 * e) for s in range(len(names))) for e in range(8)]
-        every = [r | r << 1 for r in reads]
-        tokens = [(0,) * min(t.initial, _LONGEST_QUEUE) for t in kernel.tokens]
-        peers = _peers(kernel, len(names))
-        w = _Walk(kernel, peers, [0] * len(ENGINES), tokens, reads, every)
-        w.written = ((1 << len(dram.names)) - 1) << count
+        nothing = (0,) * _KEYS
+        w = _Walk(
+            kernel,
+            _peers(kernel, len(names)),
+            known=[nothing] * len(ENGINES),
+            tokens=[(nothing,) * min(t.initial, _LONGEST_QUEUE) for t in kernel.tokens],
+            latest=[{} for _ in names],
+            written=bytearray(count) + b"\1" * len(dram.names),
+        )
         with suppress(_TooLong):
             _run(w, body, names)
         yield from w.found.values()
