@@ -305,7 +305,9 @@ _TRAINING = (
         metavar="PATTERN",
         help="Do not train parameters whose name matches, as in 'features.*'; repeatable.",
     ),
-    click.option("--dropout", is_flag=True, help="Keep Dropout active, with --seed."),
+    click.option(
+        "--dropout", is_flag=True, help="Keep Dropout and other random layers active, with --seed."
+    ),
     click.option(
         "--seed",
         type=click.IntRange(0, 2**31 - 1),

@@ -30,6 +30,18 @@ def _binary(op: str) -> Translate:
     return run
 
 
+def _mul(c: Context) -> Known | Live:
+    shape = np.broadcast_shapes(c.shape(0), c.shape(1))
+    for k in (0, 1):  # a random layer that is left out is a factor of ones
+        one, other = c.value(k), c.value(1 - k)
+        if (
+            isinstance(one, Known) and one.kind != "initializer" and np.all(one.array == 1)
+            and isinstance(other, Live) and c.shape(1 - k) == shape
+        ):  # fmt: skip
+            return other
+    return c.final("mul", c.tensor(0), c.tensor(1))
+
+
 def _variadic(op: str, average: bool = False) -> Translate:
     def run(c: Context) -> Live | Known:
         count = len(c.node.inputs)
@@ -142,7 +154,7 @@ ELEMENTWISE: dict[str, Translate] = {
     "PRelu": _prelu,
     "Add": _binary("add"),
     "Sub": _binary("sub"),
-    "Mul": _binary("mul"),
+    "Mul": _mul,
     "Div": _binary("div"),
     "Pow": _binary("pow"),
     "Min": _variadic("min"),

@@ -3,7 +3,7 @@
 BatchNormalization arrives in three forms, and each becomes a trainable `batch_norm`: the
 inference form (what an exporter writes in eval mode), the training form (training_mode=1, or
 four or five outputs before operator set 14), and, where an exporter folded it into the
-convolution before, not at all - that one is only suspected, in `report`.
+convolution before, not at all - `report` tells of that one, or suspects it.
 """
 
 from __future__ import annotations
@@ -12,7 +12,7 @@ from dataclasses import replace
 
 import numpy as np
 
-from ccnn.compiler.reader.context import Context, Known, Live
+from ccnn.compiler.reader.context import MACHINE_NAME, Context, Known, Live
 from ccnn.compiler.reader.elementwise import Translate
 from ccnn.compiler.reader.problems import Refusal
 
@@ -33,13 +33,20 @@ def axes_of(c: Context, axes: tuple[int, ...], rank: int) -> tuple[int, ...]:
 
 
 def _affine(c: Context, position: int, neutral: float) -> str:
-    """Scale or bias of a norm; a constant of ones (zeros) is what affine=False exports as."""
+    """Scale or bias of a norm; a constant of ones (zeros) is what affine=False exports as.
+
+    Exporters that store constants as initializers make up their names.
+    """
     value = c.value(position)
-    if (
-        isinstance(value, Known) and value.kind != "initializer"
-        and value.is_float and np.all(value.array == neutral)
-    ):  # fmt: skip
-        return c.tensor(position)
+    if isinstance(value, Known) and value.is_float and np.all(value.array == neutral):
+        if value.kind != "initializer":
+            return c.tensor(position)
+        if MACHINE_NAME.match(value.name):
+            c.findings.note(
+                f"'{value.name}' is {neutral:g} throughout and has a generated name: a constant",
+                node=c.node.name, op=c.node.op,
+            )  # fmt: skip
+            return c.constant(value.array)
     return c.weight(position)
 
 

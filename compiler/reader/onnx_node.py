@@ -28,6 +28,8 @@ class OnnxNode:
     outputs: tuple[str, ...]
     opset: int
     attrs: dict[str, Any] = field(default_factory=dict)
+    rule: str = ""
+    """What rewrote the node before it was exported, where the file says so."""
 
     def has(self, position: int) -> bool:
         """True when the input at this position is given."""
@@ -98,7 +100,9 @@ def read_node(proto: onnx.NodeProto, opsets: dict[str, int], position: int) -> O
     name = name_of(proto, position)
     attrs = {utf8(a.name): _attribute(a) for a in proto.attribute}
     op = utf8(proto.op_type)
-    return OnnxNode(name, op, domain, inputs, outputs, opsets.get(domain, 0), attrs)
+    rules = (utf8(p.value) for p in proto.metadata_props if p.key.endswith("rewriter.rule_name"))
+    opset, rule = opsets.get(domain, 0), next(rules, "")
+    return OnnxNode(name, op, domain, inputs, outputs, opset, attrs, rule)
 
 
 def _attribute(a: onnx.AttributeProto) -> Any:

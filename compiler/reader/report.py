@@ -41,6 +41,11 @@ def note_model(c: Context, outputs: list[str]) -> None:
         c.findings.note(
             f"{c.counts['dropout']} Dropout nodes are left out (--dropout keeps them active)"
         )
+    if c.counts.get("random"):
+        c.findings.note(
+            f"{c.counts['random']} random layers are left out: what they draw stands for its mean "
+            "(--dropout keeps them active)"
+        )
     if c.draws:
         c.findings.note(
             f"{len(c.draws)} weights are not in the file (ConstantOfShape); they are drawn with "
@@ -49,6 +54,15 @@ def note_model(c: Context, outputs: list[str]) -> None:
 
 
 def _folded_norms(c: Context) -> None:
+    told = [n for n in c.source.nodes if "BatchNorm" in n.rule]
+    if told:
+        count = "a node" if len(told) == 1 else f"{len(told)} nodes"
+        c.findings.warning(
+            f"BatchNormalization is folded into {count} ('{told[0].name}': {told[0].rule}): "
+            "training then has no normalisation",
+            _KEEP_NORMS,
+        )
+        return
     convs = [n for n in c.source.nodes if n.op == "Conv"]
     if len(convs) < 2 or any(n.op in _NORMS for n in c.source.nodes):
         return

@@ -8,6 +8,7 @@ from difflib import get_close_matches
 
 import numpy as np
 
+from ccnn.compiler.reader.chance import CHANCE, expected
 from ccnn.compiler.reader.context import Broken, Context, Known, Live, Many, Value
 from ccnn.compiler.reader.elementwise import ELEMENTWISE, Translate
 from ccnn.compiler.reader.fold import FOLDS, check_size, fold
@@ -25,7 +26,7 @@ from ccnn.compiler.reader.windows import WINDOWS
 from ccnn.passes.graph import GraphError
 
 TRANSLATIONS: dict[str, Translate] = {
-    **ELEMENTWISE, **WINDOWS, **NORMS, **MOVEMENT, **SEQUENCES, **RESIZE, **LOSSES,
+    **ELEMENTWISE, **WINDOWS, **NORMS, **MOVEMENT, **SEQUENCES, **RESIZE, **LOSSES, **CHANCE,
 }  # fmt: skip
 """What reads each ONNX operator; `fold.FOLDS` are those understood between constants."""
 
@@ -67,11 +68,7 @@ _REASONS: dict[str, tuple[str, str]] = {
         ("it selects by data, which has no fixed schedule",
          "cut the model before its post-processing: " + _CUT),
     ),
-    **dict.fromkeys(
-        ("RandomNormal", "RandomNormalLike", "RandomUniform", "RandomUniformLike", "Bernoulli",
-         "Multinomial"),
-        ("random numbers inside the model are not supported", "export without the random layer"),
-    ),
+    "Multinomial": ("it draws by data", "export without the random layer"),
     "Einsum": ("it is not supported", "write it as matmul, transpose and reshape"),
 }  # fmt: skip
 
@@ -92,7 +89,7 @@ def translate(c: Context) -> tuple[int, int]:
                 _refuse(c, refusal.why, refusal.fix)
             continue
         try:
-            done = _fold(c, values, node.output(0) in arithmetic)
+            done = expected(node, values) or _fold(c, values, node.output(0) in arithmetic)
             folded += done is not None
             results = done if done is not None else _translate(c)
             _assign(c, results)
