@@ -57,6 +57,8 @@ FUNCTIONS: dict[str, tuple[int, Callable[..., np.ndarray]]] = {
     "sqrt": (1, np.sqrt),
     "exp": (1, np.exp),
     "log": (1, np.log),
+    "sin": (1, np.sin),
+    "cos": (1, np.cos),
     "tanh": (1, np.tanh),
     "sigmoid": (1, lambda x: 0.5 * np.tanh(0.5 * x) + 0.5),
     "softplus": (1, lambda x: np.maximum(x, 0) + np.log1p(np.exp(-np.abs(x)))),

@@ -67,6 +67,8 @@ FUNCTIONS: dict[str, Function] = {
     "sqrt": Function(1, 4, np.sqrt),
     "exp": Function(1, 4, np.exp),
     "log": Function(1, 4, np.log),
+    "sin": Function(1, 4, np.sin),
+    "cos": Function(1, 4, np.cos),
     "tanh": Function(1, 4, np.tanh),
     "sigmoid": Function(1, 4, _sigmoid),
     "softplus": Function(1, 4, _softplus),

@@ -50,8 +50,8 @@ def pool(
 X = (2, 3, 5, 4)
 UNARY = [
     "relu", "leaky_relu", "elu", "selu", "celu", "sigmoid", "tanh", "hard_sigmoid",
-    "hard_swish", "softplus", "softsign", "gelu", "erf", "mish", "silu", "exp", "neg", "abs",
-    "reciprocal",
+    "hard_swish", "softplus", "softsign", "gelu", "erf", "sin", "cos", "mish", "silu", "exp",
+    "neg", "abs", "reciprocal",
 ]  # fmt: skip
 BINARY = ["add", "sub", "mul", "div", "min", "max", "prelu"]
 NO_GRADIENT = ("sign", "floor")
@@ -70,6 +70,7 @@ CASES: tuple[Case, ...] = (
     Case("gelu", (X,), {"approximate": "tanh"}),
     *(Case("clip", (X,), a) for a in ({}, {"min": -0.5}, {"max": 0.5}, {"min": -0.3, "max": 0.6})),
     Case("pow", (X, X), positive=True),
+    Case("detached", (X, (3, 1, 1)), {"expr": "a > b"}, gradient=False),
     Case("where", ((2, 1, 5, 4), X, (3, 1, 1))),
     Case(
         "map",

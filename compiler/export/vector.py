@@ -29,6 +29,8 @@ _PLAIN = {
     "sigmoid": "Sigmoid",
     "softplus": "Softplus",
     "erf": "Erf",
+    "sin": "Sin",
+    "cos": "Cos",
     "pow": "Pow",
 }
 _COMPARE = {

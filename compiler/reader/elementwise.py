@@ -97,6 +97,20 @@ def _thresholded_relu(c: Context) -> Live:
     return c.final("mul", x, c.emit("relu", c.emit("sign", above)))
 
 
+def _shrink(c: Context) -> Live:
+    """x pulled in by `bias` where it is beyond `lambd`, 0 between."""
+    bias, lambd = c.node.float("bias", 0.0), c.node.float("lambd", 0.5)
+    x = c.tensor(0)
+    sides = ("a > {0!r}", "a < -({0!r})")
+    above, below = (c.emit("detached", x, expr=side.format(lambd)) for side in sides)
+    kept = c.emit("mul", x, c.emit("add", above, below))
+    return c.final("add", kept, c.emit("mul", c.emit("sub", below, above), c.constant(bias)))
+
+
+def _tan(c: Context) -> Live:
+    return c.final("div", c.emit("sin", c.tensor(0)), c.emit("cos", c.tensor(0)))
+
+
 def _ceil(c: Context) -> Live:
     return c.final("neg", c.emit("floor", c.emit("neg", c.tensor(0))))
 
@@ -119,7 +133,7 @@ def _condition(expression: str) -> Translate:
 
     def translate(c: Context) -> Live:
         inputs = (c.tensor(i) for i in range(len(c.node.inputs)))
-        return c.final("map", *inputs, exprs=(expression,), dtypes=("float",))
+        return c.final("detached", *inputs, expr=expression)
 
     return translate
 
@@ -147,6 +161,10 @@ ELEMENTWISE: dict[str, Translate] = {
     "Sign": _unary("sign"),
     "Floor": _unary("floor"),
     "Ceil": _ceil,
+    "Sin": _unary("sin"),
+    "Cos": _unary("cos"),
+    "Tan": _tan,
+    "Shrink": _shrink,
     "Gelu": _gelu,
     "Swish": _swish,
     "ThresholdedRelu": _thresholded_relu,
@@ -169,5 +187,6 @@ ELEMENTWISE: dict[str, Translate] = {
     "Equal": _condition("a == b"),
     "And": _condition("a * b"),
     "Or": _condition("max(a, b)"),
+    "Xor": _condition("a + b - 2 * a * b"),
     "Not": _condition("1 - a"),
 }

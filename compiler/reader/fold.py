@@ -13,6 +13,15 @@ from typing import Any
 import numpy as np
 import onnx
 
+from ccnn.compiler.reader.fold_places import (
+    clip,
+    cum_sum,
+    gather_elements,
+    gather_nd,
+    scatter_elements,
+    scatter_nd,
+    trilu,
+)
 from ccnn.compiler.reader.onnx_node import OnnxNode
 from ccnn.compiler.reader.problems import Refusal
 
@@ -211,12 +220,20 @@ FOLDS: dict[str, Fold] = {
     "Flatten": lambda n, i: i[0].reshape(math.prod(i[0].shape[: n.int("axis", 1)]), -1),
     "Split": _split,
     "Gather": _gather,
+    "GatherND": gather_nd,
+    "GatherElements": gather_elements,
+    "ScatterND": scatter_nd,
+    "ScatterElements": scatter_elements,
+    "CumSum": cum_sum,
+    "Trilu": trilu,
+    "Clip": clip,
     "Transpose": lambda n, i: np.transpose(i[0], n.ints("perm") if "perm" in n.attrs else None),
     "Concat": lambda n, i: np.concatenate(list(i), n.int("axis")),
     "ReduceProd": _reduce(np.prod),
     "ReduceSum": _reduce(np.sum),
     "ReduceMax": _reduce(np.max),
     "ReduceMin": _reduce(np.min),
+    "ReduceMean": _reduce(np.mean),
     "Identity": lambda n, i: i[0],
     "Add": _numpy(np.add),
     "Sub": _numpy(np.subtract),
@@ -229,6 +246,8 @@ FOLDS: dict[str, Fold] = {
     "Sqrt": _numpy(np.sqrt),
     "Exp": _numpy(np.exp),
     "Log": _numpy(np.log),
+    "Sin": _numpy(np.sin),
+    "Cos": _numpy(np.cos),
     "Reciprocal": _numpy(np.reciprocal),
     "Floor": _numpy(np.floor),
     "Ceil": _numpy(np.ceil),
@@ -249,7 +268,8 @@ FOLDS: dict[str, Fold] = {
 }
 
 
-_OPTIONAL = ("Slice", "Split", "Squeeze", "ReduceProd", "ReduceSum", "ReduceMax", "ReduceMin")
+_OPTIONAL = ("Slice", "Split", "Squeeze", "ReduceProd", "ReduceSum", "ReduceMax", "ReduceMin",
+             "ReduceMean", "Clip", "Trilu")  # fmt: skip
 
 
 def fold(node: OnnxNode, inputs: Operands) -> tuple[np.ndarray, ...]:

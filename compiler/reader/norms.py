@@ -74,6 +74,8 @@ def _batch_norm(c: Context) -> list[Live]:
             f"it normalises each channel of {list(shape)} over a single value",
             "read the model with a larger batch (--batch)",
         )
+    if any(isinstance(c.value(k), Live) for k in (3, 4)):
+        return [_norm_of_computed(c, trains)]
     operands = [c.tensor(0), _affine(c, 1, 1.0), _affine(c, 2, 0.0), _state(c, 3), _state(c, 4)]
     results = c.final_all(
         "batch_norm", *operands, epsilon=node.float("epsilon", 1e-5),
@@ -82,20 +84,35 @@ def _batch_norm(c: Context) -> list[Live]:
     return results[:3]
 
 
+def _norm_of_computed(c: Context, trains: bool) -> Live:
+    """A batch norm without running statistics: mean and variance are computed in the model.
+
+    Weight standardisation and track_running_stats=False are written so.
+    """
+    x, shape = c.tensor(0), c.shape(0)
+    column = (shape[1], *(1,) * (len(shape) - 2))
+    scale, bias = (c.emit("reshape", _affine(c, k, 2.0 - k), shape=column) for k in (1, 2))
+    axes = (0, *range(2, len(shape)))
+    mean = var = ""
+    if not trains:
+        mean, var = (c.emit("reshape", c.tensor(k), shape=column) for k in (3, 4))
+    centred = c.emit("sub", x, mean or c.emit("reduce_mean", x, axes=axes, keepdims=True))
+    squares = "" if var else c.emit("mul", centred, centred)
+    var = var or c.emit("reduce_mean", squares, axes=axes, keepdims=True)
+    deviation = c.emit("sqrt", c.emit("add", var, c.constant(c.node.float("epsilon", 1e-5))))
+    return c.final("add", c.emit("mul", c.emit("div", centred, deviation), scale), bias)
+
+
 def _state(c: Context, position: int) -> str:
     value = c.value(position)
-    if isinstance(value, Live):
-        raise Refusal(
-            f"its running statistics (input {position}) are computed from data",
-            "they must be initializers: export the model again",
-        )
-    if not value.is_float:
-        raise Refusal(f"its running statistics '{value.name}' are not floating-point numbers")
+    if not isinstance(value, Known) or not value.is_float:
+        name = c.node.inputs[position]
+        raise Refusal(f"its running statistics '{name}' are not floating-point numbers")
     if position == 4 and np.any(value.array < 0):
         raise Refusal(f"its running variance '{value.name}' is negative", "the file is damaged")
-    if value.name in c.uses:
+    if users := c.uses.get(value.name) or _readers(c, value.name):
         c.findings.warning(
-            f"its running statistics '{value.name}' are also used by '{c.uses[value.name][0]}'; "
+            f"its running statistics '{value.name}' are also used by '{users[0]}'; "
             "they are kept apart from now on",
             "the exporter merged equal tensors: export in training mode "
             "(training=torch.onnx.TrainingMode.PRESERVE) to keep the names",
@@ -103,6 +120,14 @@ def _state(c: Context, position: int) -> str:
         )  # fmt: skip
         value = replace(value, name=c.stem(f"{value.name}.{c.node.name}"))
     return c.parameter(value, "state")
+
+
+def _readers(c: Context, name: str) -> list[str]:
+    """Nodes that read a tensor, other than as running statistics."""
+    return [
+        n.name for n in c.source.nodes
+        if name in (n.inputs[:3] if n.op == "BatchNormalization" else n.inputs)
+    ]  # fmt: skip
 
 
 def _instance_norm(c: Context) -> Live:
@@ -189,14 +214,16 @@ def _softmax(op: str) -> Translate:
     return run
 
 
+def _reduced_axes(c: Context) -> tuple[int, ...]:
+    if "axes" in c.node.attrs:
+        return c.node.ints("axes")
+    return c.ints(1) if c.node.has(1) else ()
+
+
 def _reduction(op: str) -> Translate:
     def run(c: Context) -> Live | Known:
         rank = len(c.shape(0))
-        axes: tuple[int, ...] = ()
-        if "axes" in c.node.attrs:
-            axes = c.node.ints("axes")
-        elif c.node.has(1):
-            axes = c.ints(1)
+        axes = _reduced_axes(c)
         if not axes and c.node.int("noop_with_empty_axes", 0):
             return c.value(0)
         axes = axes_of(c, axes or tuple(range(rank)), rank)
@@ -205,6 +232,44 @@ def _reduction(op: str) -> Translate:
         return c.final(op, c.tensor(0), axes=axes, keepdims=bool(c.node.int("keepdims", 1)))
 
     return run
+
+
+def _log_sum(c: Context) -> Live:
+    rank, keep = len(c.shape(0)), bool(c.node.int("keepdims", 1))
+    axes = axes_of(c, _reduced_axes(c) or tuple(range(rank)), rank)
+    return c.final("log", c.emit("reduce_sum", c.tensor(0), axes=axes, keepdims=keep))
+
+
+def _log_sum_exp(c: Context) -> Live:
+    """log Σ exp(x - m) + m for the largest m, through which nothing need flow back."""
+    x, rank = c.tensor(0), len(c.shape(0))
+    axes = axes_of(c, _reduced_axes(c) or tuple(range(rank)), rank)
+    top = c.emit("reduce_max", x, axes=axes, keepdims=True)
+    top = c.emit("detached", top, expr="a")
+    powers = c.emit("exp", c.emit("sub", x, top))
+    total = c.emit("log", c.emit("reduce_sum", powers, axes=axes, keepdims=True))
+    if c.node.int("keepdims", 1):
+        return c.final("add", total, top)
+    shape = tuple(d for k, d in enumerate(c.shape(0)) if k not in axes)
+    return c.reshaped(c.emit("add", total, top), shape)
+
+
+def _mean_variance(c: Context) -> Live:
+    """(x - mean) / (deviation + 1e-9)."""
+    x, axes = c.tensor(0), axes_of(c, c.node.ints("axes", (0, 2, 3)), len(c.shape(0)))
+    centred = c.emit("sub", x, c.emit("reduce_mean", x, axes=axes, keepdims=True))
+    squares = c.emit("mul", centred, centred)
+    deviation = c.emit("sqrt", c.emit("reduce_mean", squares, axes=axes, keepdims=True))
+    return c.final("div", centred, c.emit("add", deviation, c.constant(1e-9)))
+
+
+def _rms_norm(c: Context) -> Live:
+    """x scale / sqrt(mean of squares + epsilon) over the axes from `axis` on."""
+    x, rank = c.tensor(0), len(c.shape(0))
+    axes = tuple(range(axis_of(c, c.node.int("axis", -1), rank), rank))
+    mean = c.emit("reduce_mean", c.emit("mul", x, x), axes=axes, keepdims=True)
+    root = c.emit("sqrt", c.emit("add", mean, c.constant(c.node.float("epsilon", 1e-5))))
+    return c.final("mul", c.emit("div", x, root), c.weight(1))
 
 
 NORMS: dict[str, Translate] = {
@@ -222,4 +287,8 @@ NORMS: dict[str, Translate] = {
     "ReduceL1": _reduction("reduce_l1"),
     "ReduceL2": _reduction("reduce_l2"),
     "ReduceSumSquare": _reduction("reduce_sumsq"),
+    "ReduceLogSum": _log_sum,
+    "ReduceLogSumExp": _log_sum_exp,
+    "MeanVarianceNormalization": _mean_variance,
+    "RMSNormalization": _rms_norm,
 }

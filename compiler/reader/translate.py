@@ -10,6 +10,7 @@ import numpy as np
 
 from ccnn.compiler.reader.chance import CHANCE, expected
 from ccnn.compiler.reader.context import Broken, Context, Known, Live, Many, Value
+from ccnn.compiler.reader.einsum import EINSUM
 from ccnn.compiler.reader.elementwise import ELEMENTWISE, Translate
 from ccnn.compiler.reader.fold import FOLDS, check_size, fold
 from ccnn.compiler.reader.load import Source
@@ -17,6 +18,7 @@ from ccnn.compiler.reader.loss import LOSSES
 from ccnn.compiler.reader.movement import MOVEMENT
 from ccnn.compiler.reader.norms import NORMS
 from ccnn.compiler.reader.onnx_node import OnnxNode
+from ccnn.compiler.reader.places import PLACES
 from ccnn.compiler.reader.problems import Refusal
 from ccnn.compiler.reader.resize import RESIZE
 from ccnn.compiler.reader.sequences import SEQUENCES
@@ -27,6 +29,7 @@ from ccnn.passes.graph import GraphError
 
 TRANSLATIONS: dict[str, Translate] = {
     **ELEMENTWISE, **WINDOWS, **NORMS, **MOVEMENT, **SEQUENCES, **RESIZE, **LOSSES, **CHANCE,
+    **PLACES, **EINSUM,
 }  # fmt: skip
 """What reads each ONNX operator; `fold.FOLDS` are those understood between constants."""
 
@@ -39,6 +42,8 @@ SHAPE_SLOTS: dict[str, tuple[int, ...]] = {
     "Reshape": (1,), "Expand": (1,), "Tile": (1,), "Slice": (1, 2, 3, 4), "Pad": (1, 2, 3),
     "Resize": (1, 2, 3), "Upsample": (1,), "Gather": (1,), "Squeeze": (1,), "Unsqueeze": (1,),
     "Split": (1,), "ConstantOfShape": (0,), "Range": (0, 1, 2), "Clip": (1, 2),
+    "GatherND": (1,), "GatherElements": (1,), "ScatterND": (1,), "ScatterElements": (1,),
+    "CumSum": (1,), "Trilu": (1,), "ReduceLogSum": (1,), "ReduceLogSumExp": (1,),
     "Dropout": (1, 2), "SequenceAt": (1,), "SplitToSequence": (1,),
     "ReduceMean": (1,), "ReduceSum": (1,), "ReduceMax": (1,), "ReduceMin": (1,),
 }  # fmt: skip
@@ -69,7 +74,6 @@ _REASONS: dict[str, tuple[str, str]] = {
          "cut the model before its post-processing: " + _CUT),
     ),
     "Multinomial": ("it draws by data", "export without the random layer"),
-    "Einsum": ("it is not supported", "write it as matmul, transpose and reshape"),
 }  # fmt: skip
 
 

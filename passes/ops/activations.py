@@ -179,6 +179,24 @@ class Erf(Elementwise):
     plain = staticmethod(lambda x: np.vectorize(math.erf, otypes=[x.dtype])(x))
 
 
+class Sin(Elementwise):
+    """The sine."""
+
+    name = "sin"
+    formula = "sin(a)"
+    derivatives = ("d * cos(a)",)
+    plain = staticmethod(np.sin)
+
+
+class Cos(Elementwise):
+    """The cosine."""
+
+    name = "cos"
+    formula = "cos(a)"
+    derivatives = ("-d * sin(a)",)
+    plain = staticmethod(np.cos)
+
+
 class Mish(Elementwise):
     """x tanh(log(1 + e^x))."""
 
@@ -253,6 +271,8 @@ ACTIVATIONS: tuple[Elementwise, ...] = (
     Softsign(),
     Gelu(),
     Erf(),
+    Sin(),
+    Cos(),
     Mish(),
     Silu(),
     Clip(),

@@ -2,8 +2,14 @@
 
 from __future__ import annotations
 
+from collections.abc import Sequence
+
 import numpy as np
 
+from ccnn.passes.expr import Expr, evaluate, operands_of, parse_expr
+from ccnn.passes.graph import Node, Tensor
+from ccnn.passes.ops.base import Result
+from ccnn.passes.ops.common import broadcast, common_dtype, fail, given, take
 from ccnn.passes.ops.elementwise import Elementwise
 
 
@@ -154,6 +160,29 @@ class Where(Elementwise):
     plain = staticmethod(lambda c, x, y: np.where(c != 0, x, y))
 
 
+class Detached(Elementwise):
+    """The formula `expr` of the inputs, such as a > b; nothing flows back through it."""
+
+    name = "detached"
+
+    def expression(self, node: Node) -> Expr:
+        return parse_expr(node.attr("expr"))
+
+    def slopes(self, node: Node) -> list[Expr | None]:
+        return [None] * len(node.inputs)
+
+    def infer(self, node: Node, inputs: Sequence[Tensor | None]) -> list[Result]:
+        tensors = given(take(node, inputs, len(inputs)))
+        if any(k >= len(tensors) for k in operands_of(self.expression(node))):
+            fail(node, f"{node.attr('expr')!r} has more operands than the {len(tensors)} given")
+        return [(broadcast(node, [t.shape for t in tensors]), common_dtype(tensors))]
+
+    def reference(self, node: Node, inputs: Sequence[np.ndarray | None]) -> list[np.ndarray]:
+        arrays = [np.asarray(i) for i in inputs]
+        value = evaluate(self.expression(node), arrays, np.result_type(*arrays))
+        return [np.broadcast_to(value, np.broadcast_shapes(*(a.shape for a in arrays)))]
+
+
 ARITHMETIC: tuple[Elementwise, ...] = (
     Sqrt(),
     Exp(),
@@ -171,4 +200,5 @@ ARITHMETIC: tuple[Elementwise, ...] = (
     Min(),
     Max(),
     Where(),
+    Detached(),
 )
