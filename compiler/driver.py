@@ -252,9 +252,11 @@ def _front(
     return _Front(machine, read, step, primitives)
 
 
-def _finish(front: _Front, lowered: Graph, o: CompileOptions, tell: Progress) -> Compilation:
-    """Group, map and write the primitives that are to run."""
-    context, mapping = grouped_and_mapped(lowered, front.machine, o, tell)
+def _finish(
+    front: _Front, lowered: Graph, o: CompileOptions, tell: Progress, known: Graph | None = None
+) -> Compilation:
+    """Group (where not `known`), map and write the primitives that are to run."""
+    context, mapping = grouped_and_mapped(lowered, front.machine, o, tell, known)
     tell("generate", 0, 1)
     program = generate(context, mapping, front.model.graph.name)
     return Compilation(
@@ -278,15 +280,19 @@ def _choose(front: _Front, o: CompileOptions, tell: Progress, watch: GraphWatche
         return price(replace(c, halves=False))  # what halves fetch twice is not foreseen
 
     @cache
+    def group(c: Candidate) -> Graph:
+        return grouped(again(c.recompute), front.machine, options(c), c.tiles or 0.0)
+
+    @cache
     def price(c: Candidate) -> float:
-        graph, sizes = again(c.recompute), element_bytes(o)
-        whole = grouped(graph, front.machine, options(c), c.tiles or 0.0)
+        graph, whole, sizes = again(c.recompute), group(c), element_bytes(o)
         macs = count_macs(graph) + macs_made_again(whole)
         work = Work(estimate(whole, sizes).total, macs, 8 * sizes.element)
         return predict(o.objective, front.machine, work)
 
     def executed(c: Candidate) -> tuple[Compilation, Trace]:
-        compiled = _finish(front, again(c.recompute), options(c), tell)
+        known = group(replace(c, halves=False))
+        compiled = _finish(front, again(c.recompute), options(c), tell, known)
         return compiled, simulate(compiled.program, front.machine)
 
     listed = candidates(o.serialize, o.recompute, o.objective == "time")

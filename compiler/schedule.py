@@ -68,8 +68,7 @@ def grouped(graph: Graph, machine: Machine, o: CompileOptions, share: float) -> 
     )
     # layers that may still be paired have to stay as they are
     updates = FuseUpdates(gradients=o.gradients, alone=o.interleave == "off")
-    found = run_pipeline(graph, (grouping, updates))
-    return _halved(found) if o.halves else found
+    return run_pipeline(graph, (grouping, updates))
 
 
 def _halved(graph: Graph) -> Graph:
@@ -81,9 +80,9 @@ def _halved(graph: Graph) -> Graph:
 
 
 def grouped_and_mapped(
-    graph: Graph, machine: Machine, o: CompileOptions, tell: Progress
+    graph: Graph, machine: Machine, o: CompileOptions, tell: Progress, known: Graph | None = None
 ) -> tuple[Scope, Mapping]:
-    """Group the nodes and map all GEMMs.
+    """Group the nodes and map all GEMMs; `known` is what `grouped` makes of them for `o.tiles`.
 
     Where a group does not fit, all are made again with more room for tiles; one that never fits is
     dissolved into kernels of its nodes.
@@ -104,7 +103,8 @@ def grouped_and_mapped(
     shares = _FOR_TILES if o.tiles is None else (o.tiles,)
     for share in shares if o.serialize != "none" else ():
         tell("group", 0, 1)
-        found = grouped(graph, machine, o, share)
+        found = known or grouped(graph, machine, o, share)
+        found = _halved(found) if o.halves else found
         with suppress(GroupDoesNotFit):
             mapped = attempt(found)
             if o.interleave == "off":

@@ -288,7 +288,9 @@ class Look:
             return np.where(resident & (count > 0), after - before, 0.0)
 
         alone = more(np.ones(len(self._size)))
-        chosen = np.flatnonzero((sums > alone[read].sum(axis=1)) & ~np.isin(made, kept))
+        away = np.ones(len(self._size), bool)
+        away[kept] = False
+        chosen = np.flatnonzero((sums > alone[read].sum(axis=1)) & away[made])
         if not len(chosen) or len(chosen) == self.window.high - self.window.low:
             return (), 0.0
         count = np.bincount(read[chosen].ravel(), minlength=len(self._size))

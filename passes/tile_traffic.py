@@ -73,7 +73,9 @@ class Products:
         without: positions of nodes that are not in the group.
         """
         here = np.arange(*np.searchsorted(self.at, (low, high)))
-        here = here[~np.isin(self.at[here], without)] if without else here
+        if without:
+            gone = set(without)
+            here = here[[k not in gone for k in self.at[here].tolist()]]
         m, n, results = self.m[here], self.n[here], self.results[here]
         if not len(m):
             return 0.0
