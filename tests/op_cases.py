@@ -63,7 +63,7 @@ CASES: tuple[Case, ...] = (
     *(
         Case(op, s, positive=op == "div")
         for op in BINARY
-        for s in ((X, X), (X, (3, 1, 1)), ((4,), X))
+        for s in ((X, X), (X, (3, 1, 1)), ((4,), X), ((1, 4), (4,)))
     ),
     Case("leaky_relu", (X,), {"alpha": -0.3}),
     Case("elu", (X,), {"alpha": -0.5}),
@@ -71,6 +71,7 @@ CASES: tuple[Case, ...] = (
     *(Case("clip", (X,), a) for a in ({}, {"min": -0.5}, {"max": 0.5}, {"min": -0.3, "max": 0.6})),
     Case("pow", (X, X), positive=True),
     Case("detached", (X, (3, 1, 1)), {"expr": "a > b"}, gradient=False),
+    Case("where", ((1, 4), (4,), (1, 1, 4))),
     Case("where", ((2, 1, 5, 4), X, (3, 1, 1))),
     Case(
         "map",
@@ -233,6 +234,7 @@ CASES: tuple[Case, ...] = (
     ),
     Case("reshape", (X,), {"shape": (6, 20)}),
     Case("transpose", (X,), {"perm": (2, 0, 3, 1)}),
+    Case("expand", ((4,),), {"shape": (1, 1, 4)}),
     Case("expand", ((3, 1, 4),), {"shape": (2, 3, 5, 4)}),
     Case("gather", (X,), {"axis": 2, "indices": (4, 2, 0, 0, 1, 2)}),
     Case(

@@ -161,12 +161,12 @@ def _scalar(b: Builder, name: str) -> float | None:
 def sum_to(b: Builder, inputs: Sequence[str], expr: str | Expr, like: Tensor) -> str:
     """The gradient of a broadcast operand: `expr` over `inputs`, summed to the shape of `like`.
 
-    A plain map when nothing was broadcast.
+    A plain map when nothing was repeated; axes of one element may still have been added.
     """
     full = np.broadcast_shapes(*(b.shape(n) for n in inputs))
     axes = broadcast_axes(like.shape, full)
     if not axes:
-        return emit_map(b, inputs, [expr], [like.dtype])[0]
+        return reshaped(b, emit_map(b, inputs, [expr], [like.dtype])[0], like.shape)
     total = emit_reduce(b, "sum", inputs, [expr], axes, [like.dtype])[0]
     return reshaped(b, total, like.shape)
 
