@@ -132,14 +132,7 @@ class _Part:
             node, section = plan.nodes[place], self.section(stage, place)
             if node.op == "reshape" or node.attr("fused"):
                 continue
-            for i, (tensor, reader) in enumerate(plan.fetches.get(place, ())):
-                kw.node = numbers[reader]
-                if any((g.node, g.tensor) == (reader, tensor) for g in plan.guests):
-                    if not self.scope.half:  # the other half finds it there
-                        guests = with_guests(there, plan, reader)
-                        _fetch(kw, guests, tensor, section + i, always=True)
-                else:
-                    _fetch(kw, there, tensor, section + i, always=tensor in there.rows)
+            self.fetch(there, place, numbers, section, now=True)
             kw.node = numbers[node.name]
             self.carry(node, turn.carried, section + 400, back=False)
             with kw.part(section + 500):
@@ -151,6 +144,24 @@ class _Part:
                         _surround(kw, there, tensor)
             self.publish(node, section + 600)
             self.carry(node, turn.ahead, section + 700, back=True)
+            self.fetch(there, place, numbers, section + 800, now=False)
+
+    def fetch(
+        self, there: Scope, place: int, numbers: Mapping[str, int], section: int, now: bool
+    ) -> None:
+        """Loads into regions that the node needs `now`, or that later nodes need: those wait until
+        its own loads have been issued."""
+        kw, plan = self.kw, self.plan
+        for i, (tensor, reader) in enumerate(plan.fetches.get(place, ())):
+            if (reader == plan.nodes[place].name) is not now:
+                continue
+            kw.node = numbers[reader]
+            if any((g.node, g.tensor) == (reader, tensor) for g in plan.guests):
+                if not self.scope.half:  # the other half finds it there
+                    guests = with_guests(there, plan, reader)
+                    _fetch(kw, guests, tensor, section + i, always=True)
+            else:
+                _fetch(kw, there, tensor, section + i, always=tensor in there.rows)
 
     def carry(self, node: Node, rows: Mapping[str, Rows], section: int, back: bool) -> None:
         """Rows that two bands need are copied in front of those that the band makes, or set aside

@@ -52,14 +52,14 @@ def welcomed(
     chosen: list[Guest] = []
     regions = list(placed)
     for guest in sorted(large, key=lambda g: (-g.size, g.place, g.tensor)):
-        address = _gap(guest.rectangle, regions)
+        address = gap(guest.rectangle, regions)
         if address + guest.size <= height:
             regions.append(replace(guest.rectangle, address=address))
             chosen.append(guest)
     return tuple(chosen), tuple(regions)
 
 
-def _gap(wanted: Rectangle, regions: Sequence[Rectangle]) -> int:
+def gap(wanted: Rectangle, regions: Sequence[Rectangle]) -> int:
     """The lowest address that is free all the time."""
     at = 0
     for r in sorted(regions, key=lambda r: r.address):

@@ -6,7 +6,7 @@ from collections.abc import Mapping, Sequence
 from dataclasses import replace
 
 from ccnn.compiler.codegen.bands import Turn
-from ccnn.compiler.codegen.guests import Guest
+from ccnn.compiler.codegen.guests import Guest, gap
 from ccnn.compiler.codegen.packing import Rectangle, pack, top
 from ccnn.compiler.codegen.scope import Scope
 from ccnn.passes.graph import Node
@@ -94,11 +94,41 @@ def lengthened(
         if top(longer) <= limit:
             early, placed = sooner, longer
             break
+    early, placed = _stretched(nodes, placed, early, top(placed))
     fetches: dict[int, tuple[tuple[str, str], ...]] = {}
-    for name, (place, tensor) in readers.items():
-        reader = nodes[place].name
-        fetches[early[name]] = (*fetches.get(early[name], ()), (tensor, reader))
+    latest = 0  # loads go in order: what is needed later must not stand in front
+    for name, (place, tensor) in sorted(readers.items(), key=lambda item: item[1][0]):
+        latest = max(latest, early[name])
+        fetches[latest] = (*fetches.get(latest, ()), (tensor, nodes[place].name))
     return fetches, placed
+
+
+def _stretched(
+    nodes: Sequence[Node], placed: tuple[Rectangle, ...], fetched: Mapping[str, int], limit: int
+) -> tuple[dict[str, int], tuple[Rectangle, ...]]:
+    """Where regions are fetched, and lives made longer one by one, the largest first, each as long
+    as a gap below the limit allows while all others stay where they are."""
+    array = [i for i, n in enumerate(nodes) if n.op in ARRAY_OPS]
+    early, found = dict(fetched), {r.name: r for r in placed}
+
+    def move(r: Rectangle, begin: int, end: int) -> bool:
+        wanted = replace(r, begin=begin, end=end)
+        others = [o for o in found.values() if o.name != r.name]
+        address = gap(wanted, others)
+        if address + r.size <= limit:
+            found[r.name] = replace(wanted, address=address)
+        return address + r.size <= limit
+
+    for r in sorted(placed, key=lambda r: (-r.size, r.begin, r.name)):
+        if r.name in early:
+            for at in [i for i in array if i < early[r.name]][-_AHEAD:]:
+                if move(r, min(at, r.begin), r.end):
+                    early[r.name] = at
+                    break
+        r = found[r.name]
+        if nodes[min(r.end, len(nodes)) - 1].op in ARRAY_OPS:
+            move(r, r.begin, next((i for i in array if i >= r.end), len(nodes)))
+    return early, tuple(found.values())
 
 
 def _lives(

@@ -1,20 +1,22 @@
 """Kernels for windows: sums and maxima over windows, and their gradients.
 
 Forward, a window is one strided view with the window's places as extra dims that are reduced.
-Backward, each place of the window is a strided view of the input that receives its share.
+Backward, the input is taken apart by the stride: what is left is gathered from strided views of the
+results' gradients, sums along one axis after the other.
 """
 
 from __future__ import annotations
 
+from itertools import product
 from math import prod
 
 from ccnn.compiler.codegen.bring import bring, giver_of, overhangs
-from ccnn.compiler.codegen.emit import KernelWriter, dims_of
+from ccnn.compiler.codegen.emit import KernelWriter
 from ccnn.compiler.codegen.place import Held
 from ccnn.compiler.codegen.scope import Scope, dense
 from ccnn.compiler.codegen.tiles import Place, Sweep, choose_tile
 from ccnn.passes.graph import Node
-from ccnn.targets.program import DTYPE_BYTES, ZERO, Affine, Code, Dim, Extent, Map, Reduce
+from ccnn.targets.program import DTYPE_BYTES, Affine, Dim, Extent, Map, Reduce
 
 
 class _Windows:
@@ -89,28 +91,37 @@ def write_window(scope: Scope, kw: KernelWriter, node: Node) -> None:
 
 
 class _Backward:
-    """Which results' gradients reach a tile of the input, along each axis.
+    """Which results reach a tile of the input along each axis.
 
     A tile starts at a multiple of the stride, so the first result is affine in the tile number.
+    Input places that leave the same rest when divided by the stride are a *phase*: place j of one
+    is reached by result j + shift through each place of the window that its phase can be at.
     """
 
     def __init__(self, w: _Windows, tile: tuple[int, ...]) -> None:
-        self.first, self.margin = [], []
-        count, padded = [], []
+        first, count = [], []
         for a, t in enumerate(tile):
             stride, span = w.strides[a], (w.kernel[a] - 1) * w.dilations[a]
             low = (w.before[a] - span) // stride
-            high = (t - 1 + w.before[a]) // stride
-            count.append(high - low + 1)
-            self.first.append(low)
-            # the padded tile begins where the first window begins
-            self.margin.append(w.before[a] - low * stride)
-            padded.append(max((count[-1] - 1) * stride + span + 1, self.margin[-1] + t))
-        self.count, self.padded = tuple(count), tuple(padded)
+            first.append(low)
+            count.append((t - 1 + w.before[a]) // stride - low + 1)
+        self.w, self.tile = w, tile
+        self.first, self.count = tuple(first), tuple(count)
+
+    def reaching(self, axis: int, phase: int) -> list[tuple[int, int]]:
+        """(place of the window, shift) for a phase, the shift counted from the first result."""
+        w = self.w
+        far = [phase + w.before[axis] - k * w.dilations[axis] for k in range(w.kernel[axis])]
+        stride = w.strides[axis]
+        return [(k, d // stride - self.first[axis]) for k, d in enumerate(far) if d % stride == 0]
+
+    def phases(self, axis: int) -> range:
+        """The phases that a tile has places of."""
+        return range(min(self.w.strides[axis], self.tile[axis]))
 
 
 def write_window_gradient(scope: Scope, kw: KernelWriter, node: Node) -> None:
-    """window_sum_grad and window_max_grad: every place of the window adds its share."""
+    """window_sum_grad and window_max_grad: each place gathers from the windows it lies in."""
     _Gradient(scope, kw, node).write()
 
 
@@ -121,14 +132,15 @@ class _Gradient:
         self.space = scope.graph[self.out].shape
         self.maximum = node.op == "window_max_grad"
         self.names = list(node.inputs[: 2 if self.maximum else 1])
-        accum = DTYPE_BYTES[scope.accum]
         w = self.w
+        self.axes = [a for a in range(w.rank) if w.kernel[a] > 1 or w.strides[a] > 1]
 
         def fits(tile: tuple[int, ...]) -> bool:
             b = _Backward(w, tile)
             read = prod(b.count) * sum(scope.width(n) for n in self.names) * 2
             made = prod(tile) * scope.width(self.out) * 2
-            return read + prod(b.padded) * accum + made + 256 <= scope.budget
+            parts = sum(prod(s) for s in self.between(b)) * DTYPE_BYTES[scope.accum]
+            return read + parts + made + 256 <= scope.budget
 
         staying = any(n in scope.regions for n in self.names)
         free = [a for a in range(w.rank) if w.kernel[a] == 1 and w.strides[a] == 1]
@@ -149,35 +161,28 @@ class _Gradient:
             )
             for i, n in enumerate(self.names)
         ]
-        self.sums = kw.pipe("sums", "gbuf", scope.accum, prod(self.b.padded), 1, "vector", "vector")
+        self.parts = [
+            kw.pipe(f"part{i}", "gbuf", scope.accum, prod(shape), 1, "vector", "vector")
+            for i, shape in enumerate(self.between(self.b))
+        ]
         self.result = self.sweep.out_pipe("y", self.out, prod(self.tile))
+        self.aside = None
+        if self.result is None and any(
+            0 < self.space[a] % self.tile[a] < w.strides[a] for a in self.axes
+        ):  # in the last tile some phases have no places: whole tiles are made and the rest dropped
+            dtype = scope.dtypes[self.out]
+            self.aside = kw.pipe("aside", "gbuf", dtype, prod(self.tile), 1, "vector", "vector")
+
+    def between(self, b: _Backward) -> list[tuple[int, ...]]:
+        """Shapes of what is there when sums have been taken along some of the axes only."""
+        axes = [] if self.maximum else self.axes
+        return [
+            tuple(b.tile[a] if a in axes[:done] else n for a, n in enumerate(b.count))
+            for done in range(1, len(axes))
+        ]
 
     def write(self) -> None:
         self.sweep.run([], "vector", self.body)
-
-    def add_places(self, held: Held, sources: list[Held]) -> None:
-        """Each place of the window adds its share; the loops over them are hardware loops."""
-        w, kw, steps, count = self.w, self.kw, held.strides, self.b.count
-
-        def descend(axis: int, offset: Affine, position: Affine) -> None:
-            if axis < w.rank:
-                with kw.loop(w.kernel[axis]) as place:
-                    descend(
-                        axis + 1,
-                        offset + place * (w.dilations[axis] * steps[axis]),
-                        position * w.kernel[axis] + place,
-                    )
-                return
-            dims = tuple((Extent(n), steps[a] * w.strides[a]) for a, n in enumerate(count))
-            target = held.view(dims, offset)
-            shares = tuple(s.view(dims_of(count, count)) for s in sources)
-            code: Code = ("s0", "s1", "add")
-            scalars: tuple[Affine, ...] = ()
-            if self.maximum:
-                code, scalars = ("s0", "s1", "s2", "k0", "eq", "mul", "add"), (position,)
-            kw.emit(Map(kw.node, target, (target, *shares), code, scalars))
-
-        descend(0, ZERO, ZERO)
 
     def body(self, place: Place, _: list[Held]) -> None:
         kw, w, b = self.kw, self.w, self.b
@@ -190,18 +195,75 @@ class _Gradient:
             bring(kw, self.scope, pipe, "vector", name, starts, b.count)
             for pipe, name in zip(self.reads, self.names, strict=True)
         ]
-        held = Held(kw.fill(self.sums, "vector"), dense(b.padded))
-        flat = (prod(b.padded),)
-        kw.emit(Map(kw.node, held.view(dims_of(flat, flat)), (), (0.0,)))
-        self.add_places(held, sources)
+        made = self.sweep.result(self.result, self.out, self.space, w.rank, place)
+        target = Held(kw.fill(self.aside, "vector"), dense(self.tile)) if self.aside else made
+        # a slot takes a whole tile, a region only what lies inside
+        inside = self.result is None and not self.aside
+        extents = place.extents if inside else tuple(Extent(t) for t in self.tile)
+        self.gather_all(Place(place.starts, extents), sources, target)
         for pipe in self.reads:
             kw.done(pipe, "vector")
-        made = self.sweep.result(self.result, self.out, self.space, w.rank, place)
-        corner = Affine(sum(m * s for m, s in zip(b.margin, held.strides, strict=True)))
-        inside = held.view(tuple(zip(place.extents, held.strides, strict=True)), corner)
-        target = made.view(tuple(zip(place.extents, made.strides, strict=True)))
-        kw.emit(Map(kw.node, target, (inside,), ("s0",)))
-        kw.filled(self.sums, "vector")
-        kw.take(self.sums, "vector")
-        kw.done(self.sums, "vector")
+        if self.aside:
+            kw.filled(self.aside, "vector")
+            kw.take(self.aside, "vector")
+            pairs = (tuple(zip(place.extents, h.strides, strict=True)) for h in (made, target))
+            to, come = (h.view(d) for h, d in zip((made, target), pairs, strict=True))
+            kw.emit(Map(kw.node, to, (come,), ("s0",)))
+            kw.done(self.aside, "vector")
         self.sweep.store(self.result, made, self.out, self.space, w.rank, place)
+
+    def gather_all(self, place: Place, sources: list[Held], made: Held) -> None:
+        """A tile: maxima at once, sums along one axis after the other."""
+        if self.maximum or not self.axes:
+            self.gather(place, sources, made, self.axes)
+            return
+        kw, source, shapes = self.kw, sources[0], self.between(self.b)
+        for done, axis in enumerate(self.axes):
+            if done == len(shapes):
+                self.gather(place, [source], made, [axis])
+            else:
+                pipe, sizes = self.parts[done], shapes[done]
+                target = Held(kw.fill(pipe, "vector"), dense(sizes))
+                whole = Place(place.starts, tuple(Extent(n) for n in sizes))
+                self.gather(whole, [source], target, [axis])
+                kw.filled(pipe, "vector")
+                kw.take(pipe, "vector")
+                source = target
+        for pipe in self.parts:
+            kw.done(pipe, "vector")
+
+    def gather(self, place: Place, sources: list[Held], made: Held, axes: list[int]) -> None:
+        """Each phase along these axes takes its share from all results that reach it."""
+        b, w = self.b, self.w
+        for phases in product(*(b.phases(a) for a in axes)):
+            dims = list(zip(place.extents, made.strides, strict=True))
+            corner = 0
+            for a, phase in zip(axes, phases, strict=True):
+                corner += phase * made.strides[a]
+                dims[a] = self.every(place, a, phase), made.strides[a] * w.strides[a]
+            reads, code = [], []
+            for taps in product(*(b.reaching(a, p) for a, p in zip(axes, phases, strict=True))):
+                at = dict(zip(axes, taps, strict=True))
+                for held in sources:
+                    offset = sum(shift * held.strides[a] for a, (_, shift) in at.items())
+                    steps = zip((e for e, _ in dims), held.strides, strict=True)
+                    reads.append(held.view(tuple(steps), Affine(offset)))
+                share = [f"s{len(reads) - len(sources)}"]
+                if self.maximum:
+                    position = 0
+                    for a in range(w.rank):
+                        position = position * w.kernel[a] + at.get(a, (0, 0))[0]
+                    share += [f"s{len(reads) - 1}", float(position), "eq", "mul"]
+                code += [*share, "add"] if code else share
+            target = made.view(tuple(dims), Affine(corner))
+            self.kw.emit(Map(self.kw.node, target, tuple(reads), tuple(code) or (0.0,)))
+
+    def every(self, place: Place, axis: int, phase: int) -> Extent:
+        """How many places of the tile are in a phase."""
+        stride, extent = self.w.strides[axis], place.extents[axis]
+        if extent.limit is None:
+            return Extent(-(-(extent.size - phase) // stride))
+        start = place.starts[axis]
+        behind = Affine(0, tuple((v, -k // stride) for v, k in start.terms))
+        total = -(-(self.space[axis] - phase - start.const) // stride)
+        return Extent(-(-(extent.size - phase) // stride), behind + total)
