@@ -51,7 +51,7 @@ def test_unequal_halves_against_the_interpreter(batch, kib):
 
 
 def test_time_is_saved_for_bytes():
-    plain, c = grouped(10, 1200), grouped(10, 1200, halves=True)
+    plain, c = grouped(16, 1200), grouped(16, 1200, halves=True)
     assert halved(c.program)
     before, after = (simulate(x.program, x.machine) for x in (plain, c))
     assert after.cycles < before.cycles

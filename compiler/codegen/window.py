@@ -137,8 +137,8 @@ class _Gradient:
 
         def fits(tile: tuple[int, ...]) -> bool:
             b = _Backward(w, tile)
-            read = prod(b.count) * sum(scope.width(n) for n in self.names) * 2
-            made = prod(tile) * scope.width(self.out) * 2
+            read = prod(b.count) * sum(scope.width(n) * self.slots(n) for n in self.names)
+            made = 0 if self.out in scope.regions else prod(tile) * scope.width(self.out) * 2
             parts = sum(prod(s) for s in self.between(b)) * DTYPE_BYTES[scope.accum]
             return read + parts + made + 256 <= scope.budget
 
@@ -155,7 +155,7 @@ class _Gradient:
                 "gbuf",
                 scope.dtypes[n],
                 prod(self.b.count),
-                2,
+                self.slots(n),
                 giver_of(scope, n),
                 "vector",
             )
@@ -172,6 +172,10 @@ class _Gradient:
         ):  # in the last tile some phases have no places: whole tiles are made and the rest dropped
             dtype = scope.dtypes[self.out]
             self.aside = kw.pipe("aside", "gbuf", dtype, prod(self.tile), 1, "vector", "vector")
+
+    def slots(self, name: str) -> int:
+        """Of an operand's pipe: what the vector unit copies for itself it does not do ahead."""
+        return 1 if name in self.scope.regions else 2
 
     def between(self, b: _Backward) -> list[tuple[int, ...]]:
         """Shapes of what is there when sums have been taken along some of the axes only."""

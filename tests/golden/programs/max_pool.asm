@@ -47,44 +47,32 @@ kernel pool {
 }
 
 kernel pool_grad {
-  buffer x0 gbuf f32[50] depth=2 @0
-  buffer x1 gbuf u8[50] depth=2 @448
-  buffer sums gbuf f32[200] depth=1 @576
-  buffer y gbuf f32[128] depth=2 @1408
+  buffer x0 gbuf f32[100] depth=2 @0
+  buffer x1 gbuf u8[100] depth=2 @832
+  buffer y gbuf f32[256] depth=2 @1088
   token x0.free 2
   token x0.full 0
   token x1.free 2
   token x1.full 0
-  token sums.free 1
-  token sums.full 0
   token y.free 2
   token y.full 0
-  loop i0 2 {
-    wait load x0.free
-    LD x0[i0]{1:50,2:25,5:5,5:1} <- dy(0,2*i0,-1,-1) #1
-    signal load x0.full
-    wait vector x0.full
-    wait load x1.free
-    LD x1[i0]{1:50,2:25,5:5,5:1} <- place(0,2*i0,-1,-1) #1
-    signal load x1.full
-    wait vector x1.full
-    wait vector sums.free
-    VMAP sums{200:1} <- | 0 #1
-    loop i1 2 {
-      loop i2 2 {
-        VMAP sums{1:200,2:100,5:20,5:2}@10*i1+i2 <- sums{1:200,2:100,5:20,5:2}@10*i1+i2 x0[i0]{1:50,2:25,5:5,5:1} x1[i0]{1:50,2:25,5:5,5:1} | s0 s1 s2 k0 eq mul add | 2*i1+i2 #1
-      }
-    }
-    release vector x0.free
-    release vector x1.free
-    wait vector y.free
-    VMAP y[i0]{1:128,2:64,8:8,8:1} <- sums{1:200,2:100,8:10,8:1}@22 | s0 #1
-    signal vector sums.full
-    wait vector sums.full
-    release vector sums.free
-    signal vector y.full
-    wait store y.full
-    ST dx(0,2*i0,0,0) <- y[i0]{1:128,2:64,8:8,8:1} #1
-    release store y.free
-  }
+  wait load x0.free
+  LD x0{1:100,4:25,5:5,5:1} <- dy(0,0,-1,-1) #1
+  signal load x0.full
+  wait vector x0.full
+  wait load x1.free
+  LD x1{1:100,4:25,5:5,5:1} <- place(0,0,-1,-1) #1
+  signal load x1.full
+  wait vector x1.full
+  wait vector y.free
+  VMAP y{1:256,4:64,4:16,4:2} <- x0{1:100,4:25,4:5,4:1}@6 x1{1:100,4:25,4:5,4:1}@6 | s0 s1 0 eq mul #1
+  VMAP y{1:256,4:64,4:16,4:2}@1 <- x0{1:100,4:25,4:5,4:1}@6 x1{1:100,4:25,4:5,4:1}@6 | s0 s1 1 eq mul #1
+  VMAP y{1:256,4:64,4:16,4:2}@8 <- x0{1:100,4:25,4:5,4:1}@6 x1{1:100,4:25,4:5,4:1}@6 | s0 s1 2 eq mul #1
+  VMAP y{1:256,4:64,4:16,4:2}@9 <- x0{1:100,4:25,4:5,4:1}@6 x1{1:100,4:25,4:5,4:1}@6 | s0 s1 3 eq mul #1
+  release vector x0.free
+  release vector x1.free
+  signal vector y.full
+  wait store y.full
+  ST dx(0,0,0,0) <- y{1:256,4:64,8:8,8:1} #1
+  release store y.free
 }
