@@ -56,6 +56,9 @@ FLOWS = (
 )
 """The paper's own first: activations stream past weights."""
 
+LANES = "lanes"
+"""What stands for the flow where the vector unit multiplies: nothing goes through the array."""
+
 
 def flow_named(name: str) -> Flow:
     """The flow of a name; MappingError when there is none such."""

@@ -9,7 +9,7 @@ from __future__ import annotations
 from collections.abc import Mapping as MappingType
 from dataclasses import dataclass, field
 
-from ccnn.compiler.cut import FLOWS, Cut, MappingError, Triple, cut_text, read_cut
+from ccnn.compiler.cut import FLOWS, LANES, Cut, MappingError, Triple, cut_text, read_cut
 
 __all__ = ["GroupDoesNotFit", "Mapping", "MappingError", "Tiling", "parse_mapping"]
 
@@ -34,9 +34,15 @@ class Tiling:
     bound: int = 0
     """Proven: no tiling of this depth moves fewer, whatever its tile sizes and loop order."""
     flow: str = FLOWS[0].name
-    """Which operand of its products stays in the array; compiler/cut.py lists the flows."""
+    """Which operand of its products stays in the array, as compiler/cut.py lists the flows; or
+    LANES where the vector unit multiplies."""
     pieces: int = 1
     """Pieces that a wave's rows go through the array in, each with accumulators of its own."""
+
+    @property
+    def on_lanes(self) -> bool:
+        """True when the vector unit multiplies."""
+        return self.flow == LANES
 
     def __str__(self) -> str:
         tiles = " ".join(f"{name}={size}" for name, size in self.tiles)
@@ -103,7 +109,7 @@ def _spelt(flow: str) -> str:
     return flow.replace(", ", "-").replace(" ", "-")
 
 
-_FLOWS = {_spelt(flow.name): flow.name for flow in FLOWS}
+_FLOWS = {_spelt(name): name for name in (*(flow.name for flow in FLOWS), LANES)}
 
 
 def _parse_line(number: int, line: str) -> tuple[str, Tiling]:

@@ -41,7 +41,7 @@ GEMMS: dict[str, type[Gemm]] = {
     "conv_dw": ConvDw,
     "matmul": MatMul,
 }
-"""Primitives that run on the array."""
+"""Primitives that run on the array; of a convolution in groups, the mapping may say otherwise."""
 
 KERNELS: dict[str, Callable[[Scope, KernelWriter, Node], None]] = {
     "map": write_map,
@@ -80,8 +80,8 @@ def make_context(graph: Graph, machine: Machine, precision: str) -> Scope:
     return replace(scope, updates=fused_updates(graph, FREE))
 
 
-def gemm_of(context: Scope, node: Node) -> Gemm:
-    """The array kernel of a node, ready to be mapped and written."""
+def gemm_of(context: Scope, node: Node, lanes: bool = False) -> Gemm:
+    """The kernel of a node for the array, or for the `lanes`, ready to be mapped and written."""
     names = [i for i in node.inputs[:2]]
     kinds = {context.dtypes[n] for n in names}
     if len(kinds) > 1:
@@ -89,7 +89,7 @@ def gemm_of(context: Scope, node: Node) -> Gemm:
             f"'{node.name}' multiplies {' by '.join(sorted(kinds))}: both operands of "
             "the array must have one dtype; cast one with a map"
         )
-    gemm = GEMMS[node.op](node, context.graph, dict(context.dtypes), context.accum)
+    gemm = GEMMS[node.op](node, context.graph, dict(context.dtypes), context.accum, lanes=lanes)
     if gemm.out in context.updates:
         gemm.beside = widths(context, gemm.out)
     resident = {k for k, t in gemm.tensors.items() if t in context.regions}
@@ -167,7 +167,8 @@ def _matches(context: Scope, dtype: str, accum: str) -> bool:
 def write_node(scope: Scope, kw: KernelWriter, mapping: Mapping, node: Node, key: str) -> None:
     """Append the code of one node to a kernel; `key` names its tiling."""
     if node.op in GEMMS:
-        write_gemm(gemm_of(scope, node), kw, scope, mapping.tilings[key], mapping.cuts)
+        tiling = mapping.tilings[key]
+        write_gemm(gemm_of(scope, node, tiling.on_lanes), kw, scope, tiling, mapping.cuts)
     elif node.op in KERNELS:
         KERNELS[node.op](scope, kw, node)
     else:

@@ -77,6 +77,8 @@ class Gemm(ABC):
     """The operand whose sums wait for further tiles."""
     turns: int = 1
     """Cycles that a moving row takes."""
+    lanes: bool = False
+    """The vector unit multiplies, not the array."""
 
     def __post_init__(self) -> None:
         self.shapes = [self.graph[i].shape if i else () for i in self.node.inputs]

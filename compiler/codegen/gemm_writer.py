@@ -14,6 +14,7 @@ from math import prod
 from ccnn.compiler.codegen.bring import bring, giver_of, overhangs
 from ccnn.compiler.codegen.emit import CodegenError, KernelWriter, Pipe, Ticket, dims_of, view
 from ccnn.compiler.codegen.gemm import Gemm, plain
+from ccnn.compiler.codegen.lanes import write_on_lanes
 from ccnn.compiler.codegen.nest import Hook, Position, Tile, placement, walk
 from ccnn.compiler.codegen.place import Held
 from ccnn.compiler.codegen.scope import Scope, dense, view_of
@@ -26,13 +27,19 @@ from ccnn.targets.program import DTYPE_BYTES, ZERO, Affine, Load, Map, Store, Vi
 Starts = tuple[Affine, ...]
 Cuts = Mapping[tuple[Triple, str], Cut]
 """As in `compiler.mapping.Mapping`."""
-_FEEDS = ("feed_h", "feed_v")
-"""What reads the operands moving and stationary."""
 
 
 def write_gemm(gemm: Gemm, kw: KernelWriter, scope: Scope, tiling: Tiling, cuts: Cuts) -> None:
     """Write the code of a GEMM by its tiling and the cuts of the products it consists of."""
     _Writer(gemm, kw, scope, tiling, cuts).write()
+
+
+def _engines(tiling: Tiling) -> tuple[tuple[str, str], str]:
+    """What reads the operands moving and stationary, and what makes the result."""
+    if tiling.on_lanes:
+        return ("vector", "vector"), "vector"
+    other_way = exchanges(flow_named(tiling.flow))
+    return ("feed_v", "feed_h") if other_way else ("feed_h", "feed_v"), "drain"
 
 
 class _Writer:
@@ -47,7 +54,7 @@ class _Writer:
         self.g, self.kw, self.scope = gemm, kw, scope
         self.tile: Tile = dict(tiling.tiles)
         self.cuts, self.flow = cuts, tiling.flow
-        self.feeds = ("feed_v", "feed_h") if exchanges(flow_named(self.flow)) else _FEEDS
+        self.feeds, self.maker = _engines(tiling)
         self.levels = [gemm.levels[name] for name in tiling.order]
         self.held: dict[str, Held] = {}
         self.shapes = gemm.tile_shapes(self.tile)
@@ -62,7 +69,8 @@ class _Writer:
         # slots that another engine frees need a pipe of their own
         self.taker = f"vector {is_result(scope, gemm.out)}" if self.updated else "store"
         moving = gemm.dtypes[gemm.tensors["moving"]]
-        declare_array(kw, scope.machine, moving, gemm.accum, tiling.pieces)
+        if not gemm.lanes:
+            declare_array(kw, scope.machine, moving, gemm.accum, tiling.pieces)
 
     def pipe(self, name: str, dtype: str, size: int, slots: int, giver: str, taker: str) -> Pipe:
         return self.kw.pipe(name, "gbuf", dtype, size, slots, giver, taker)
@@ -74,7 +82,7 @@ class _Writer:
             self.fetch("stationary", self.feeds[1], g.stationary_on),
         ]
         if g.bias:
-            hooks.append(self.fetch("bias", "vector" if self.converts else "drain", g.bias_on))
+            hooks.append(self.fetch("bias", "vector" if self.converts else self.maker, g.bias_on))
         outer = len(self.levels) - len(g.reducing)
         hooks.append(Hook(outer, self.open_result, self.close_result))
         if self.resident and not self.converts and g.clears():
@@ -148,7 +156,7 @@ class _Writer:
             self.held["target"] = self.scope.held(g.out, starts)
             return
         resumes = g.out in self.scope.partial and not self.scope.fresh
-        engine = "load" if resumes else "vector" if g.clears() else "drain"
+        engine = "load" if resumes else "vector" if g.clears() else self.maker
         name, dtype, slots, taker = "result", g.dtypes[g.out], self.slots["result"], self.taker
         if self.converts:
             spills = g.out in self.scope.partial and not self.scope.final
@@ -156,9 +164,10 @@ class _Writer:
             small = prod(self.shapes["result"]) * DTYPE_BYTES[g.accum] <= self.scope.budget // 8
             slots = 2 if small and g.out in self.scope.partial else 1
             name, dtype, taker = "sums", g.accum, "store" if spills else "vector"
-        # whoever opens a slot, the drain fills it: a pipe of its own
+        # whoever opens a slot, another engine fills it: a pipe of its own
         size = prod(self.shapes["result"])
-        pipe = self.pipe(name, dtype, size, slots, f"{engine} drain", taker)
+        giver = engine if engine == self.maker == "vector" else f"{engine} {self.maker}"
+        pipe = self.pipe(name, dtype, size, slots, giver, taker)
         ticket = kw.fill(pipe, engine)
         self.held["target"] = target = Held(ticket, dense(sizes))
         if resumes:
@@ -166,14 +175,19 @@ class _Writer:
                 self.hand_over("wait")
             block = view(ticket, dims_of(sizes, sizes))
             kw.emit(Load(kw.node, block, self.scope.partial[g.out], starts, (1,) * len(starts)))
-            kw.pair("load", "drain", "resumed")
+            kw.pair("load", self.maker, "resumed.lanes" if g.lanes else "resumed")
         elif g.clears():
             self.clear(target, sizes)
 
     def clear(self, target: Held, sizes: tuple[int, ...]) -> None:
         """Zero a tile of which not every element gets a product."""
         self.kw.emit(Map(self.kw.node, view_of(target, sizes), (), (0.0,)))
-        self.kw.pair("vector", "drain", "clear")
+        self.pair("vector", self.maker, "clear")
+
+    def pair(self, giver: str, taker: str, token: str) -> None:
+        """One engine waits for another; none waits for itself."""
+        if giver != taker:
+            self.kw.pair(giver, taker, token)
 
     def body(self, position: Position) -> None:
         held, first = self.held, ZERO
@@ -182,6 +196,10 @@ class _Writer:
         if self.summed and not self.scope.fresh:
             first = Affine(1)
         three = (held["moving"], held["stationary"], held["target"])
+        if self.g.lanes:
+            bias = held["bias"] if self.g.bias and not self.converts else None
+            write_on_lanes(self.kw, self.g, position, three, first, bias)
+            return
         with self.kw.loop(self.g.repeats(position)) as index:
             for moving, stationary, result, shape, column in self.g.products(
                 position, three, index
@@ -201,21 +219,21 @@ class _Writer:
         kept = g.out in scope.sums
         if kept:
             if scope.final:
-                kw.pair("drain", "vector", "summed")
+                self.pair(self.maker, "vector", "summed")
                 self.hand_out(target, starts, sizes)
-                kw.pair("vector", "drain", "handed")
+                self.pair("vector", self.maker, "handed")
             return
         if not self.converts:
             if not self.resident:
-                self.send(target, g.out, starts, sizes, "drain")
+                self.send(target, g.out, starts, sizes, self.maker)
             return
         if g.out in scope.partial and not scope.final:
-            self.send(target, scope.partial[g.out], starts, sizes, "drain")
+            self.send(target, scope.partial[g.out], starts, sizes, self.maker)
             if not scope.fresh:
                 self.hand_over("signal")
             return
         pipe = pipe_of(target)
-        kw.filled(pipe, "drain")
+        kw.filled(pipe, self.maker)
         kw.take(pipe, "vector")
         self.hand_out(target, starts, sizes)
         kw.done(pipe, "vector")

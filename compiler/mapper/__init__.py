@@ -11,6 +11,7 @@ from ccnn.compiler.codegen.bands import Turn
 from ccnn.compiler.codegen.emit import CodegenError
 from ccnn.compiler.codegen.gemm import Gemm
 from ccnn.compiler.codegen.group import group_scope, tiling_key, with_guests
+from ccnn.compiler.codegen.lanes import may_use_lanes
 from ccnn.compiler.codegen.pair import pair_gemm
 from ccnn.compiler.codegen.plan import GroupPlan
 from ccnn.compiler.codegen.scope import Scope
@@ -25,6 +26,7 @@ from ccnn.compiler.mapper.cuts import (
 from ccnn.compiler.mapper.pairs import pair_tiling
 from ccnn.compiler.mapper.pinned import check_pinned, pinned_tiling
 from ccnn.compiler.mapper.rule import choose_tiling
+from ccnn.compiler.mapper.units import Alone, on_lanes
 from ccnn.compiler.mapping import GroupDoesNotFit, Mapping, MappingError, Tiling, parse_mapping
 from ccnn.passes.graph import Node
 from ccnn.passes.interleave_gradients import Pair
@@ -44,7 +46,7 @@ def signature(gemm: Gemm) -> tuple[object, ...]:
     dtypes = tuple(gemm.dtypes[t] for t in (*node.inputs, *node.outputs) if t)
     levels = tuple(gemm.levels.values())
     kind = type(gemm).__name__
-    sizes = (bool(gemm.bias), levels, gemm.staying, gemm.beside)
+    sizes = (bool(gemm.bias), levels, gemm.staying, gemm.beside, gemm.lanes)
     return (kind, node.attrs, shapes, dtypes, *sizes)
 
 
@@ -63,7 +65,9 @@ def map_graph(
     down.  Tilings, cuts and rooms that `pinned` has are taken as they are; MappingError when they
     cannot be.
     """
-    search = _Search(mapper == "exact", pinned or Mapping(context.machine.name), objective)
+    search = _Search(
+        Alone(context.graph), mapper == "exact", pinned or Mapping(context.machine.name), objective
+    )
     tilings: dict[str, Tiling] = {}
     rooms: dict[str, int] = {}
     plans = plan_groups(context)
@@ -95,7 +99,9 @@ def map_group(
     context: Scope, plan: GroupPlan, mapper: str = "exact", objective: str = "time"
 ) -> Mapping:
     """The mapping of one group, as `map_graph` makes it; raises MappingError."""
-    search = _Search(mapper == "exact", Mapping(context.machine.name), objective)
+    search = _Search(
+        Alone(context.graph), mapper == "exact", Mapping(context.machine.name), objective
+    )
     tilings, room = _map_group(context, plan, search)
     return Mapping(context.machine.name, tilings, {plan.name: room}, search.cuts)
 
@@ -104,6 +110,7 @@ def map_group(
 class _Search:
     """What is known so far: identical problems are solved once."""
 
+    alone: Alone
     exact: bool
     pinned: Mapping
     objective: str = "time"
@@ -118,12 +125,19 @@ class _Search:
         gemm = gemm_of(scope, node)
         tiling = pinned_tiling(gemm, name, scope.machine, self.pinned, grouped)
         if tiling is not None:
+            if tiling.on_lanes:
+                return tiling
             return self.cut(gemm, tiling, scope.machine, (flow_named(tiling.flow),))
-        key = (*signature(gemm), room, grouped)
+        key = (*signature(gemm), room, grouped, *_way(scope, gemm))
         if key not in self.solved:
-            tiling = choose_tiling(gemm, replace(scope.machine, gbuf_bytes=room))
+            roomy = replace(scope.machine, gbuf_bytes=room)
+            tiling = choose_tiling(gemm, roomy)
             flows = usable_flows(gemm, tiling, scope.machine, grouped)
-            self.solved[key] = self.cut(gemm, tiling, scope.machine, flows)
+            tiling = self.cut(gemm, tiling, scope.machine, flows)
+            if may_use_lanes(node):
+                lanes = on_lanes(choose_tiling(gemm_of(scope, node, True), roomy))
+                tiling = self.alone.cheaper(scope, node, tiling, lanes, self.cuts, self.objective)
+            self.solved[key] = tiling
         return self.solved[key]
 
     def pair(self, scope: Scope, pair: Pair) -> Tiling:
@@ -148,6 +162,12 @@ class _Search:
         return choose_cuts(gemm, tiling, machine, self.cuts, flows, by_hand, self.objective)
 
 
+def _way(scope: Scope, gemm: Gemm) -> tuple[object, ...]:
+    """What decides, beside the signature, how long a kernel with a tiling takes."""
+    ways = (scope.margins.get(t) for t in gemm.tensors.values())
+    return (*ways, gemm.out in scope.sums, gemm.out in scope.partial)
+
+
 def _gemms(plan: GroupPlan) -> Iterator[tuple[str, int, Turn, Node]]:
     """The array nodes of a group as they run: what their tiling is called, samples, rows, node."""
     for size in plan.sizes:
@@ -169,6 +189,8 @@ def _work(
         often = turn.count * sum(
             r.part.count * [n for _, n in plan.parts(r.part.size)].count(size) for r in plan.runs
         )
+        if tilings[key].on_lanes:
+            continue
         gemm = gemm_of(turn.at(scopes[size], node), turn.node(node))
         for sizes, count in tile_products(gemm, tilings[key]).items():
             found[sizes, cuts[sizes, tilings[key].flow]] += often * count
@@ -200,7 +222,9 @@ def _map_group(context: Scope, plan: GroupPlan, search: _Search) -> tuple[dict[s
             pieces = offered[-1]
             if offered[1:] and search.pinned.tilings.keys().isdisjoint(tilings):
                 pieces = fastest_pieces(_work(plan, scopes, search.cuts, tilings), machine, offered)
-            tilings = {name: replace(t, pieces=pieces) for name, t in tilings.items()}
+            tilings = {
+                name: t if t.on_lanes else replace(t, pieces=pieces) for name, t in tilings.items()
+            }
             mapping = Mapping(context.machine.name, tilings, {}, search.cuts)
             group_kernel(context, mapping, replace(plan, budget=room), numbers)
             return tilings, room

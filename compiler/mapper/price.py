@@ -130,6 +130,8 @@ def _compute(tables: Tables, machine: Machine, index: Index) -> tuple[np.ndarray
     repeats = 1
     for level in tables.levels.values():
         repeats *= 1 if level.name in inside else level.total
+    if gemm.lanes:
+        return _compute_on_lanes(tables, machine, index)
     if gemm.turns > 1:
         return _compute_in_turns(tables, machine, named, rows, repeats)
     if len(machine.modes) > 1:
@@ -223,6 +225,23 @@ def _compute_in_turns(
     return np.asarray(busy), np.asarray(time)
 
 
+def _compute_on_lanes(
+    tables: Tables, machine: Machine, index: Index
+) -> tuple[np.ndarray, np.ndarray]:
+    """Cycles of the vector unit: a slot a multiply-accumulate, an instruction for each product of a
+    tile, which begins anew and leaves lanes idle at its end."""
+    macs, tiles = 0.0, 1
+    for part in tables.parts:
+        macs += part.rows * part.depth * tables.columns
+    inside = {name for names, _ in tables.gemm.axes.values() for name in names}
+    for name, level in tables.levels.items():
+        macs *= 1 if name in inside else level.total
+        tiles = tiles * level.trips[index[name]]
+    many = sum(part.many for part in tables.parts)
+    time = macs / machine.lanes + tiles * many * (machine.vector_startup_cycles + 0.5)
+    return np.zeros(time.shape, np.int64), time
+
+
 def _cut(total: np.ndarray, block: int) -> tuple[tuple[np.ndarray, np.ndarray], ...]:
     """(count, size) of the whole blocks of a length and of what is left."""
     whole, rest = np.divmod(total, block)
@@ -311,7 +330,7 @@ def work(tables: Tables, machine: Machine, index: Index) -> Work:
             results = results * trips
     block = elements(tables, index, gemm.gathers)
     sweep = results * (machine.vector_startup_cycles + block / machine.lanes)
-    skew = results * (machine.rows + machine.cols)
+    skew = results * (0 if gemm.lanes else machine.rows + machine.cols)
     time = time + np.where(sums > 0, sweep + skew, 0) + (sweep if gemm.clears() else 0)
     return Work(volume, covers(tables, index), beside(tables, index), sums, busy, time, even)
 

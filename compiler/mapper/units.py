@@ -1,0 +1,102 @@
+"""Which unit runs a grouped convolution: the array or the lanes, whichever executes it at less.
+
+For both, the kernel of the node alone is written and simulated; in a group for the samples, rows
+and regions it has there.  A unit is left out whose multiplications alone take as long as the
+other's kernel.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Mapping
+from dataclasses import dataclass, replace
+from functools import cached_property
+
+from ccnn.compiler.codegen import FREE, gemm_of, write_node
+from ccnn.compiler.codegen.emit import KernelWriter
+from ccnn.compiler.codegen.scope import Scope
+from ccnn.compiler.cut import LANES, Cut, Triple
+from ccnn.compiler.mapper.cuts import tile_products
+from ccnn.compiler.mapping import Mapping as Tilings
+from ccnn.compiler.mapping import Tiling
+from ccnn.passes.graph import Graph, Node
+from ccnn.targets.program import NodeRef, Placed, Program
+from ccnn.targets.simulator import Trace, simulate
+
+Cuts = Mapping[tuple[Triple, str], Cut]
+
+
+def on_lanes(tiling: Tiling) -> Tiling:
+    """The tiling for the lanes."""
+    return replace(tiling, flow=LANES)
+
+
+def lane_cycles(products: Mapping[Triple, int], scope: Scope) -> int:
+    """Cycles that the vector unit multiplies at least."""
+    macs = sum(m * n * k * count for (m, n, k), count in products.items())
+    return -(-macs // scope.machine.lanes)
+
+
+def array_cycles(products: Mapping[Triple, int], tiling: Tiling, cuts: Cuts) -> int:
+    """Cycles that the array multiplies at least; 0 where nothing was cut."""
+    found = ((cuts.get((sizes, tiling.flow)), count) for sizes, count in products.items())
+    return sum(cut.cycles * count for cut, count in found if cut is not None)
+
+
+@dataclass(frozen=True)
+class Alone:
+    """Executes the nodes of a graph one by one."""
+
+    graph: Graph
+    """With whole tensors, whatever part of them a node has in its scope."""
+
+    @cached_property
+    def nodes(self) -> tuple[Node, ...]:
+        """Those with code, numbered as in a program."""
+        return tuple(n for n in self.graph.nodes if n.op not in FREE)
+
+    def execute(self, scope: Scope, node: Node, tiling: Tiling, cuts: Cuts) -> Trace:
+        """The kernel of one node by itself; raises CodegenError when it does not fit."""
+        number = next(i for i, n in enumerate(self.nodes) if n.name == node.name)
+        kw = KernelWriter(node.name, number, scope.machine.gbuf_bytes)
+        regions = (*scope.regions.values(), *scope.sums.values())
+        kw.regions = {region.name: region for region in regions}
+        mapping = Tilings(scope.machine.name, {node.name: tiling}, {}, cuts)
+        write_node(scope, kw, mapping, node, node.name)
+        refs = tuple(NodeRef(n.name, n.op, n.origin, n.phase) for n in self.nodes)
+        dtype, placed = scope.dtypes[node.outputs[0]], self._placed(scope)
+        program = Program(
+            node.name, scope.machine.name, dtype, scope.accum, 0, placed, refs, (kw.finish(),)
+        )
+        return simulate(program, scope.machine)
+
+    def _placed(self, scope: Scope) -> tuple[Placed, ...]:
+        """All tensors; where they lie costs nothing."""
+        tensors = self.graph.tensors.values()
+        found = [Placed(t.name, t.shape, scope.dtypes[t.name], t.role, 0) for t in tensors]
+        partial = [
+            Placed(name, self.graph[t].shape, scope.accum, "value", 0)
+            for t, name in scope.partial.items()
+        ]
+        return (*found, *partial)
+
+    def cheaper(
+        self, scope: Scope, node: Node, array: Tiling, lanes: Tiling, cuts: Cuts, objective: str
+    ) -> Tiling:
+        """The tiling of the unit that is better by the objective, the array's when none is."""
+        offers = [
+            (array_cycles(tile_products(gemm_of(scope, node), array), array, cuts), 0, array),
+            (lane_cycles(tile_products(gemm_of(scope, node, True), lanes), scope), 1, lanes),
+        ]
+        best: tuple[float, ...] | None = None
+        chosen = array
+        for least, place, tiling in sorted(offers, key=lambda offer: offer[:2]):
+            if best is not None and objective == "time" and least >= best[0]:
+                break
+            trace = self.execute(scope, node, tiling, cuts)
+            first = {"time": 0, "traffic": trace.dram_bytes, "energy": trace.energy_pj}[objective]
+            cost = (first, trace.cycles, trace.dram_bytes, place)
+            if objective == "time":
+                cost = cost[1:]
+            if best is None or cost < best:
+                best, chosen = cost, tiling
+        return chosen
