@@ -16,10 +16,12 @@ from typing import Any
 
 from ccnn.compiler.codegen import GEMMS, CodegenError, gemm_of, make_context, write_node
 from ccnn.compiler.codegen.emit import KernelWriter
+from ccnn.compiler.codegen.lanes import may_use_lanes
 from ccnn.compiler.cut import Cut, Triple
 from ccnn.compiler.driver import Compilation
-from ccnn.compiler.explain_block import Block, next_tilings
+from ccnn.compiler.explain_block import Block, PairBlock, next_tilings
 from ccnn.compiler.failure import ExitCode, Failure
+from ccnn.compiler.mapper import map_node
 from ccnn.compiler.mapper.cuts import choose_cuts, cuts_by_rule, usable_flows
 from ccnn.compiler.mapper.rule import choose_tiling
 from ccnn.compiler.mapping import Mapping, MappingError, Tiling
@@ -103,6 +105,8 @@ class KernelStory:
     detail: KernelDetail
     tiling: Tiling | None
     runner_up: RunnerUp | None
+    elsewhere: RunnerUp | None
+    """The kernel with a convolution in groups on the other unit: array or lanes."""
     what_if: tuple[WhatIf, ...]
 
     @property
@@ -219,6 +223,7 @@ def _stories(
     for ref in told:
         node, tiling = nodes.get(ref.name), c.mapping.tilings.get(ref.name)
         runner = _runner_up(c, kernel, node, number, tiling) if node and tiling else None
+        other = _elsewhere(c, kernel, node, number, tiling) if node and tiling else None
         stories.append(
             KernelStory(
                 ref.name,
@@ -232,6 +237,7 @@ def _stories(
                 detail,
                 tiling,
                 runner,
+                other,
                 tuple(what_if),
             )
         )
@@ -270,16 +276,18 @@ def _written(
 ) -> Kernel:
     """The kernel of a node for a machine, with the tiling given or the best one for it."""
     context = make_context(c.lowered, machine, c.options.dtype)
-    gemm = gemm_of(context, node)
-    chosen = tiling or choose_tiling(gemm, machine)
-    cuts: dict[tuple[Triple, str], Cut] = {}
-    if c.options.mapper != "exact":
-        cuts |= cuts_by_rule(gemm, chosen, machine)
+    if tiling is None:
+        mapping = map_node(context, node, c.options.mapper, c.options.objective)
     else:
-        flows = usable_flows(gemm, chosen, machine, grouped=False)
-        chosen = choose_cuts(gemm, chosen, machine, cuts, flows, None, c.options.objective)
+        gemm = gemm_of(context, node, tiling.on_lanes)
+        cuts: dict[tuple[Triple, str], Cut] = {}
+        if c.options.mapper != "exact":
+            cuts |= cuts_by_rule(gemm, tiling, machine)
+        else:
+            flows = usable_flows(gemm, tiling, machine, grouped=False)
+            tiling = choose_cuts(gemm, tiling, machine, cuts, flows, None, c.options.objective)
+        mapping = Mapping(machine.name, {node.name: tiling}, {}, cuts)
     writer = KernelWriter(node.name, number, machine.gbuf_bytes)
-    mapping = Mapping(machine.name, {node.name: chosen}, {}, cuts)
     write_node(context, writer, mapping, node, node.name)
     return writer.finish()
 
@@ -297,16 +305,34 @@ def _runner_up(
         written = block.others(c.mapping, node, chosen, RUNNERS)
     else:
         context = make_context(c.lowered, c.machine, c.options.dtype)
-        tilings = next_tilings(gemm_of(context, node), c.machine, chosen, RUNNERS)
+        gemm = gemm_of(context, node, chosen.on_lanes)
+        tilings = next_tilings(gemm, c.machine, chosen, RUNNERS)
         written = ((t, partial(_written, c, node, number, c.machine, t)) for t in tilings)
-    found: list[RunnerUp] = []
-    for tiling, write in written:
-        try:
-            trace = simulate(replace(c.program, kernels=(write(),)), c.machine)
-        except (CodegenError, MappingError):
-            continue
-        found.append(RunnerUp(str(tiling).split(" dram ")[0], trace.dram_bytes, trace.cycles))
+    found = [ran for offer in written if (ran := _run(c, *offer))]
     return min(found, key=lambda r: (r.cycles, r.dram_bytes), default=None)
+
+
+def _run(c: Compilation, tiling: Tiling, write: Callable[[], Kernel]) -> RunnerUp | None:
+    """A kernel with a tiling, executed; None when it does not fit."""
+    try:
+        trace = simulate(replace(c.program, kernels=(write(),)), c.machine)
+    except (CodegenError, MappingError):
+        return None
+    return RunnerUp(str(tiling).split(" dram ")[0], trace.dram_bytes, trace.cycles)
+
+
+def _elsewhere(
+    c: Compilation, kernel: Kernel, node: Node, number: int, chosen: Tiling
+) -> RunnerUp | None:
+    """The kernel with a node of it on the other unit; None where only the array can run it."""
+    block = Block.of(c, kernel, c.machine)
+    if not may_use_lanes(node) or isinstance(block, PairBlock):
+        return None
+    if block:
+        return _run(c, *block.elsewhere(c.mapping, node, chosen))
+    context = make_context(c.lowered, c.machine, c.options.dtype)
+    tiling = choose_tiling(gemm_of(context, node, not chosen.on_lanes), c.machine)
+    return _run(c, tiling, partial(_written, c, node, number, c.machine, tiling))
 
 
 def explanation_json(e: Explanation) -> dict[str, Any]:

@@ -7,6 +7,7 @@ from dataclasses import dataclass, replace
 from functools import partial
 
 from ccnn.compiler.codegen import gemm_of, group_kernel, make_context, pair_kernel, plan_groups
+from ccnn.compiler.codegen.bands import Turn
 from ccnn.compiler.codegen.gemm import Gemm
 from ccnn.compiler.codegen.group import group_scope, tiling_key, with_guests
 from ccnn.compiler.codegen.pair import pair_gemm
@@ -17,7 +18,7 @@ from ccnn.compiler.mapper import map_group
 from ccnn.compiler.mapper.cuts import choose_cuts, cuts_by_rule, usable_flows
 from ccnn.compiler.mapper.pairs import as_paired, pair_tiling
 from ccnn.compiler.mapper.price import fitting, price, traffic, work
-from ccnn.compiler.mapper.rule import make_grid
+from ccnn.compiler.mapper.rule import choose_tiling, make_grid
 from ccnn.compiler.mapping import Mapping, Tiling
 from ccnn.passes.graph import Node
 from ccnn.passes.interleave_gradients import Pair, pair_of
@@ -78,23 +79,58 @@ class Block:
         """Tilings of one node next in price in the room it has in the group, and what writes the
         group with each, all other nodes as they are."""
         samples, turn = self.plan.sizes[0], self.plan.turns[0]
-        scope = with_guests(group_scope(self.context, self.plan, samples), self.plan, node.name)
-        gemm = gemm_of(turn.at(scope, node), turn.node(node))
+        gemm = self._gemm(node, samples, turn, chosen.on_lanes)
+        for offered in next_tilings(gemm, self._roomy(mapping), chosen, count):
+            tiling, changed = self._with(mapping, node, (gemm, samples, turn), offered)
+            yield tiling, partial(self.write, changed)
+
+    def elsewhere(
+        self, mapping: Mapping, node: Node, chosen: Tiling
+    ) -> tuple[Tiling, Callable[[], Kernel]]:
+        """The tiling of one node on the unit that it was not given, and what writes the group with
+        it, all other nodes as they are."""
+        found = chosen
+        for samples in self.plan.sizes:
+            for turn in self.plan.turns:
+                gemm = self._gemm(node, samples, turn, not chosen.on_lanes)
+                offered = choose_tiling(gemm, self._roomy(mapping))
+                tiling, mapping = self._with(mapping, node, (gemm, samples, turn), offered)
+                found = tiling if found is chosen else found
+        return found, partial(self.write, mapping)
+
+    def _roomy(self, mapping: Mapping) -> Machine:
+        """The machine with the buffer that the tiles of a node may take."""
         room = mapping.rooms.get(self.plan.name, self.plan.budget)
-        machine = replace(self.context.machine, gbuf_bytes=room)
-        for offered in next_tilings(gemm, machine, chosen, count):
-            tiling, cuts = offered, dict(mapping.cuts)
-            if not self.exact:
-                cuts |= cuts_by_rule(gemm, tiling, self.context.machine)
-            else:
-                flows = usable_flows(gemm, tiling, self.context.machine, grouped=True)
-                tiling = choose_cuts(
-                    gemm, tiling, self.context.machine, cuts, flows, None, self.objective
-                )
-            tiling = replace(tiling, pieces=chosen.pieces)  # a kernel has one set of accumulators
-            key = tiling_key(node, self.plan, samples, turn)
-            tilings = {**mapping.tilings, key: tiling}
-            yield tiling, partial(self.write, replace(mapping, tilings=tilings, cuts=cuts))
+        return replace(self.context.machine, gbuf_bytes=room)
+
+    def _gemm(self, node: Node, samples: int, turn: Turn, lanes: bool) -> Gemm:
+        scope = with_guests(group_scope(self.context, self.plan, samples), self.plan, node.name)
+        return gemm_of(turn.at(scope, node), turn.node(node), lanes)
+
+    def _with(
+        self, mapping: Mapping, node: Node, where: tuple[Gemm, int, Turn], offered: Tiling
+    ) -> tuple[Tiling, Mapping]:
+        """A tiling of a node with cuts, and the mapping with it instead of the node's own."""
+        tiling, cuts, machine = offered, dict(mapping.cuts), self.context.machine
+        gemm, samples, turn = where
+        if not self.exact:
+            cuts |= cuts_by_rule(gemm, tiling, machine)
+        else:
+            flows = usable_flows(gemm, tiling, machine, grouped=True)
+            tiling = choose_cuts(gemm, tiling, machine, cuts, flows, None, self.objective)
+        if not tiling.on_lanes:  # a kernel has one set of accumulators
+            tiling = replace(tiling, pieces=self._pieces(mapping))
+        key = tiling_key(node, self.plan, samples, turn)
+        return tiling, replace(mapping, tilings={**mapping.tilings, key: tiling}, cuts=cuts)
+
+    def _pieces(self, mapping: Mapping) -> int:
+        keys = {
+            tiling_key(node, self.plan, samples, turn)
+            for node in self.plan.nodes
+            for samples in self.plan.sizes
+            for turn in self.plan.turns
+        }
+        return max(mapping.tilings[key].pieces for key in keys & mapping.tilings.keys())
 
 
 @dataclass(frozen=True)
@@ -139,7 +175,7 @@ def next_tilings(gemm: Gemm, machine: Machine, chosen: Tiling, count: int) -> li
             fits = (priced.need <= machine.gbuf_bytes).nonzero()[0]
             for at in sorted(fits, key=lambda i: float(priced.cost[i]))[: count + 1]:
                 sizes = tuple((n, int(tables.levels[n].sizes[index[n][at]])) for n in order)
-                tiling = Tiling(order, sizes, depth, int(priced.dram[at]))
+                tiling = Tiling(order, sizes, depth, int(priced.dram[at]), 0, gemm.flow)
                 offers.append((float(priced.cost[at]), tiling))
     offers.sort(key=lambda offer: (offer[0], str(offer[1])))
     kept: dict[tuple[tuple[str, int], ...], Tiling] = {}

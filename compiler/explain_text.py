@@ -94,6 +94,13 @@ def _tiling(s: KernelStory) -> list[str]:
             f"  traffic    {moved:,} bytes; proven: no tiling of {t.depth} slots moves fewer than "
             f"{t.bound:,} ({over:+.1f} %)"
         )
+    if s.elsewhere is not None:
+        units = ("vector unit", "array") if t.on_lanes else ("array", "vector unit")
+        slower = 100 * (s.elsewhere.cycles - s.detail.cycles) / max(1, s.detail.cycles)
+        lines.append(
+            f"  unit       {units[0]}; on the {units[1]} the kernel takes "
+            f"{s.elsewhere.cycles:,} cycles ({slower:+.1f} %)"
+        )
     r = s.runner_up
     if r is None:
         lines.append("  runner-up  none: no other tiling of the grid fits")

@@ -27,6 +27,7 @@ from math import gcd, prod
 from ccnn.compiler.codegen.nest import Level, Operand, Position, Tile, fetches, trips
 from ccnn.compiler.codegen.place import Held
 from ccnn.compiler.codegen.waves import Block
+from ccnn.compiler.cut import FLOWS, LANES
 from ccnn.passes.graph import Graph, Node
 from ccnn.targets.program import Affine, Dim, Extent
 
@@ -114,6 +115,11 @@ class Gemm(ABC):
     def clears(self) -> bool:
         """True when some results get no product and must be zeroed first."""
         return False
+
+    @property
+    def flow(self) -> str:
+        """The flow of a tiling before another was chosen."""
+        return LANES if self.lanes else FLOWS[0].name
 
     def operands(self) -> list[Operand]:
         """The tensors that move through the global buffer, for the mapper."""

@@ -56,8 +56,9 @@ def _write(
     target = _view(result, groups, result.rows, result.cols, _still(k))
     if bias is not None:
         added = bias.block((), (), column)
-        source = _view(added, groups, _still(m), plain((shape[1], 1)), ())
-        kw.emit(Map(kw.node, _view(result, groups, m, n, ()), (source,), ("s0",)))
+        spread = _view(added, groups, _still(m), plain((shape[1], 1)), ())
+        (into, spread), _ = _without_ones((_view(result, groups, m, n, ()), spread), range(0))
+        kw.emit(Map(kw.node, into, (spread,), ("s0",)))
         accumulate = Affine(1)
     sources = (
         _view(moving, groups, moving.rows, _still(n), moving.cols),
@@ -85,10 +86,11 @@ def _view(
 
 
 def _without_ones(views: Sequence[View], reduced: range) -> tuple[list[View], tuple[int, ...]]:
-    """The views without the dims that have one element, and where the reduced ones are then."""
+    """The views without the dims that have one element, as far as some are left of those reduced
+    and of the others, and where the reduced ones are then."""
     dims = views[0].dims
     left = [a for a, (extent, _) in enumerate(dims) if extent.size > 1]
-    if not set(left) & set(reduced):
+    if reduced and not set(left) & set(reduced):
         left.append(reduced[-1])
     if not set(left) - set(reduced):
         left.insert(0, 0)

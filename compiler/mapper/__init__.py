@@ -26,13 +26,21 @@ from ccnn.compiler.mapper.cuts import (
 from ccnn.compiler.mapper.pairs import pair_tiling
 from ccnn.compiler.mapper.pinned import check_pinned, pinned_tiling
 from ccnn.compiler.mapper.rule import choose_tiling
-from ccnn.compiler.mapper.units import Alone, on_lanes
+from ccnn.compiler.mapper.units import Alone
 from ccnn.compiler.mapping import GroupDoesNotFit, Mapping, MappingError, Tiling, parse_mapping
 from ccnn.passes.graph import Node
 from ccnn.passes.interleave_gradients import Pair
 from ccnn.targets.machine import Machine
 
-__all__ = ["Mapping", "MappingError", "Tiling", "map_graph", "map_group", "parse_mapping"]
+__all__ = [
+    "Mapping",
+    "MappingError",
+    "Tiling",
+    "map_graph",
+    "map_group",
+    "map_node",
+    "parse_mapping",
+]
 
 
 _ATTEMPTS, _LESS = 4, 0.7
@@ -106,6 +114,14 @@ def map_group(
     return Mapping(context.machine.name, tilings, {plan.name: room}, search.cuts)
 
 
+def map_node(context: Scope, node: Node, mapper: str = "exact", objective: str = "time") -> Mapping:
+    """The mapping of a node that is in no group; raises MappingError."""
+    empty = Mapping(context.machine.name)
+    search = _Search(Alone(context.graph), mapper == "exact", empty, objective)
+    tiling = search.tiling(context, node, context.machine.gbuf_bytes, node.name)
+    return Mapping(context.machine.name, {node.name: tiling}, {}, search.cuts)
+
+
 @dataclass
 class _Search:
     """What is known so far: identical problems are solved once."""
@@ -127,17 +143,20 @@ class _Search:
         if tiling is not None:
             if tiling.on_lanes:
                 return tiling
-            return self.cut(gemm, tiling, scope.machine, (flow_named(tiling.flow),))
+            tiling, cuts = self.cut(gemm, tiling, scope.machine, (flow_named(tiling.flow),))
+            self.cuts |= cuts
+            return tiling
         key = (*signature(gemm), room, grouped, *_way(scope, gemm))
         if key not in self.solved:
             roomy = replace(scope.machine, gbuf_bytes=room)
             tiling = choose_tiling(gemm, roomy)
             flows = usable_flows(gemm, tiling, scope.machine, grouped)
-            tiling = self.cut(gemm, tiling, scope.machine, flows)
+            tiling, cuts = self.cut(gemm, tiling, scope.machine, flows)
             if may_use_lanes(node):
-                lanes = on_lanes(choose_tiling(gemm_of(scope, node, True), roomy))
-                tiling = self.alone.cheaper(scope, node, tiling, lanes, self.cuts, self.objective)
+                lanes = choose_tiling(gemm_of(scope, node, True), roomy)
+                tiling = self.alone.cheaper(scope, node, tiling, lanes, cuts, self.objective)
             self.solved[key] = tiling
+            self.cuts |= {} if tiling.on_lanes else cuts
         return self.solved[key]
 
     def pair(self, scope: Scope, pair: Pair) -> Tiling:
@@ -151,15 +170,17 @@ class _Search:
             self.solved[key] = pair_tiling(gemm, scope.machine, pair.nodes[0].name)
         return self.solved[key]
 
-    def cut(self, gemm: Gemm, tiling: Tiling, machine: Machine, flows: Sequence[Flow]) -> Tiling:
-        """The tiling with the best of the flows."""
+    def cut(
+        self, gemm: Gemm, tiling: Tiling, machine: Machine, flows: Sequence[Flow]
+    ) -> tuple[Tiling, dict[tuple[Triple, str], Cut]]:
+        """The tiling with the best of the flows, and the cuts of its products."""
         if not self.exact and tiling.flow == FLOWS[0].name:
             keys = [(sizes, tiling.flow) for sizes in tile_products(gemm, tiling)]
             by_hand = {key: self.pinned.cuts[key] for key in keys if key in self.pinned.cuts}
-            self.cuts |= {**cuts_by_rule(gemm, tiling, machine), **by_hand}
-            return tiling
+            return tiling, {**cuts_by_rule(gemm, tiling, machine), **by_hand}
+        cuts: dict[tuple[Triple, str], Cut] = {}
         by_hand = self.pinned.cuts
-        return choose_cuts(gemm, tiling, machine, self.cuts, flows, by_hand, self.objective)
+        return choose_cuts(gemm, tiling, machine, cuts, flows, by_hand, self.objective), cuts
 
 
 def _way(scope: Scope, gemm: Gemm) -> tuple[object, ...]:

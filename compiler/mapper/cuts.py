@@ -75,8 +75,10 @@ def choose_cuts(
 ) -> Tiling:
     """The tiling with the flow that is best by the objective; its products are added to `cuts`.
 
-    Cuts that are `pinned` are taken whatever they cost.
+    Cuts that are `pinned` are taken whatever they cost.  The lanes need none.
     """
+    if gemm.lanes:
+        return tiling
     products = tile_products(gemm, tiling)
     word = DTYPE_BYTES[gemm.dtypes[gemm.tensors["moving"]]]
     sums = DTYPE_BYTES[gemm.accum]
@@ -176,7 +178,7 @@ def _judge(
 
 def cuts_by_rule(gemm: Gemm, tiling: Tiling, machine: Machine) -> Cuts:
     """FlexSA's cuts, M or K split over the arrays; of one array they need not be written down."""
-    if machine.arrays == 1:
+    if machine.arrays == 1 or gemm.lanes:
         return {}
     rules = Rules(ideal_memory=True)
     found = {

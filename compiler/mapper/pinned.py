@@ -9,7 +9,8 @@ from difflib import get_close_matches
 import numpy as np
 
 from ccnn.compiler.codegen.gemm import Gemm
-from ccnn.compiler.cut import FLOWS, flow_named, triple_text
+from ccnn.compiler.codegen.lanes import may_use_lanes
+from ccnn.compiler.cut import FLOWS, LANES, flow_named, triple_text
 from ccnn.compiler.mapper.array import Product, Rules
 from ccnn.compiler.mapper.array_text import check_cut, with_cycles
 from ccnn.compiler.mapper.cuts import usable_flows
@@ -70,14 +71,16 @@ def pinned_tiling(
         raise _wrong(name, f"g={tile['g']}", f"use g=1, or whole groups with {whole}")
     flows = FLOWS[:1] if gemm.turns > 1 else usable_flows(gemm, tiling, machine, grouped)
     usable = [flow.name for flow in flows]
+    usable += [LANES] if gemm.turns == 1 and may_use_lanes(gemm.node) else []
     if tiling.flow not in usable:
         raise _wrong(name, f"the flow '{tiling.flow}'", f"use {', '.join(usable)}")
     if tiling.pieces < 1 or machine.acc_rows % tiling.pieces:
         raise _wrong(name, f"pieces {tiling.pieces}", f"use a divisor of {machine.acc_rows}")
     if tiling.pieces > 1 and gemm.turns > 1:
         raise _wrong(name, f"pieces {tiling.pieces}", "both gradients at once share them out")
-    if tiling.pieces > 1 and flow_named(tiling.flow).dataflow != "ws":
-        raise _wrong(name, f"pieces {tiling.pieces}", "results that stay have no waves to cut")
+    if tiling.pieces > 1 and (tiling.on_lanes or flow_named(tiling.flow).dataflow != "ws"):
+        advice = "only waves past weights that stay in the array are cut"
+        raise _wrong(name, f"pieces {tiling.pieces}", advice)
     if tiling.depth < 1:
         raise _wrong(name, f"depth {tiling.depth}", "use 1, or 2 for double buffers")
     moved = _bytes(gemm, machine, tiling)

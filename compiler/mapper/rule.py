@@ -151,7 +151,7 @@ def choose_tiling(gemm: Gemm, machine: Machine) -> Tiling:
     bound = tables.floor
     if chosen.dram > bound and not gemm.staying:  # the exact search prices all operands as loaded
         chosen, bound = refine(gemm, machine, chosen, bound)
-    return Tiling(chosen.order, chosen.tiles, chosen.depth, chosen.dram, bound)
+    return Tiling(chosen.order, chosen.tiles, chosen.depth, chosen.dram, bound, gemm.flow)
 
 
 def refine(gemm: Gemm, machine: Machine, chosen: Choice, bound: int) -> tuple[Choice, int]:

@@ -8,13 +8,13 @@ other's kernel.
 from __future__ import annotations
 
 from collections.abc import Mapping
-from dataclasses import dataclass, replace
+from dataclasses import dataclass
 from functools import cached_property
 
 from ccnn.compiler.codegen import FREE, gemm_of, write_node
 from ccnn.compiler.codegen.emit import KernelWriter
 from ccnn.compiler.codegen.scope import Scope
-from ccnn.compiler.cut import LANES, Cut, Triple
+from ccnn.compiler.cut import Cut, Triple
 from ccnn.compiler.mapper.cuts import tile_products
 from ccnn.compiler.mapping import Mapping as Tilings
 from ccnn.compiler.mapping import Tiling
@@ -23,11 +23,6 @@ from ccnn.targets.program import NodeRef, Placed, Program
 from ccnn.targets.simulator import Trace, simulate
 
 Cuts = Mapping[tuple[Triple, str], Cut]
-
-
-def on_lanes(tiling: Tiling) -> Tiling:
-    """The tiling for the lanes."""
-    return replace(tiling, flow=LANES)
 
 
 def lane_cycles(products: Mapping[Triple, int], scope: Scope) -> int:

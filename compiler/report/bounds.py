@@ -1,13 +1,13 @@
 """Lower bounds of a step: what no schedule on this machine can go below, and why.
 
 The bounds hold for the direct algorithm (every multiply-accumulate of a convolution or matrix
-product done once, on the array) in the chosen precision, for whatever order, tiling and fusion.
-They are not claimed to be reachable.
+product done once, on the array or, of convolutions in groups, on the vector unit) in the chosen
+precision, for whatever order, tiling and fusion.  They are not claimed to be reachable.
 
-With M the multiply-accumulates, A the PEs of all arrays, R and W the bytes that must be read
-and written, and B the DRAM bytes per cycle:
+With M the multiply-accumulates, G those of convolutions in groups, A the PEs of all arrays, L the
+lanes, R and W the bytes that must be read and written, and B the DRAM bytes per cycle:
 
-    cycles >= max(ceil(M / A), ceil((R + W) / B))
+    cycles >= max(ceil((M - G) / A), ceil(M / (A + L)), ceil((R + W) / B))
 """
 
 from __future__ import annotations
@@ -16,6 +16,7 @@ from collections.abc import Sequence
 from dataclasses import dataclass
 from math import ceil, prod
 
+from ccnn.compiler.codegen.lanes import may_use_lanes
 from ccnn.passes.graph import Graph, Node, Tensor
 from ccnn.passes.ops import op_named
 from ccnn.targets.machine import Machine
@@ -52,14 +53,17 @@ class Precision:
 _TABLE = (
     (
         "cycles",
-        "max(ceil(macs / PEs), ceil((dram read + write bound) / bytes per cycle))",
-        "a PE does at most one MAC a cycle, and DRAM has one channel",
+        "max(ceil(macs bound / PEs), ceil(all macs / (PEs + lanes)), "
+        "ceil((dram read + write bound) / bytes per cycle))",
+        "a PE or a lane does at most one MAC a cycle, lanes only those of convolutions in groups, "
+        "and DRAM has one channel",
     ),
     ("seconds", "cycles bound / (clock_ghz * 1e9)", "the clock is fixed"),
     (
         "macs",
-        "sum over convolutions and matrix products, kernel taps on padding left out",
-        "the direct algorithm does every multiply-accumulate once; padding is zero",
+        "sum over matrix products and convolutions without groups, kernel taps on padding left out",
+        "the direct algorithm does every multiply-accumulate once, these on the array; padding is "
+        "zero",
     ),
     (
         "dram_read_bytes",
@@ -73,17 +77,18 @@ _TABLE = (
     ),
     (
         "gbuf_bytes",
-        "dram read and write bounds + operands and results of the array, each tensor once",
-        "every DRAM byte passes the GBUF, and the array is fed from it and drained to it",
+        "dram read and write bounds + operands and results of products, each tensor once",
+        "every DRAM byte passes the GBUF, and products are made from it and put into it",
     ),
     (
         "lbuf_bytes",
-        "ceil(macs / cols) * bytes of an operand",
+        "ceil(macs bound / cols) * bytes of an operand",
         "a word streamed from LBUF_H meets at most one weight in each column",
     ),
     (
         "energy_pj",
-        "sum over actions of their bounds above * energy of the action",
+        "sum over actions of their bounds above * energy of the action; macs of convolutions in "
+        "groups at that of a PE or of a lane, whichever is lower",
         "no action can happen less often than its bound",
     ),
     (
@@ -101,16 +106,18 @@ def bounds(
 ) -> tuple[Bound, ...]:
     """The bound of each total of a step, given the graph in primitives.
 
-    `executed_macs` are those of the program, by default the fewest possible; a program may
-    also multiply padding, and utilisation counts that.
+    `executed_macs` are those of the program's array, by default the fewest possible; a program may
+    also multiply padding, and groups, and utilisation counts that.
     """
-    macs = count_macs(graph)
+    every = count_macs(graph)
+    macs = every - sum(node_macs(graph, n) for n in graph.nodes if may_use_lanes(n))
     read = compulsory_read_bytes(graph, precision)
     write = compulsory_write_bytes(graph, precision)
-    busy = ceil(macs / machine.peak_macs_per_cycle)
+    peak = machine.peak_macs_per_cycle
+    busy = max(ceil(macs / peak), ceil(every / (peak + machine.lanes)))
     moved = ceil((read + write) / machine.bytes_per_cycle)
     cycles = max(busy, moved)
-    capacity = cycles * machine.peak_macs_per_cycle
+    capacity = cycles * peak
     executed = macs if executed_macs is None else executed_macs
     gbuf = read + write + _array_bytes(graph, precision)
     lbuf = ceil(macs / machine.cols) * precision.float_bytes
@@ -122,7 +129,9 @@ def bounds(
         "dram_write_bytes": write,
         "gbuf_bytes": gbuf,
         "lbuf_bytes": lbuf,
-        "energy_pj": _energy(machine, precision, macs, read + write, gbuf, lbuf, cycles),
+        "energy_pj": _energy(
+            machine, precision, (macs, every - macs), (read + write, gbuf, lbuf), cycles
+        ),
         "pe_utilisation": min(1.0, executed / capacity) if capacity else 0.0,
         "program_bytes": 0,
     }
@@ -133,7 +142,7 @@ def bounds(
 
 
 def count_macs(graph: Graph) -> int:
-    """Multiply-accumulates of all nodes on the array, those with padding left out."""
+    """Multiply-accumulates of all nodes, those with padding left out."""
     return sum(node_macs(graph, node) for node in graph.nodes)
 
 
@@ -217,7 +226,7 @@ def _elements_read(graph: Graph, node: Node, tensor: Tensor) -> int:
 
 
 def _array_bytes(graph: Graph, precision: Precision) -> int:
-    """Bytes of the tensors that the array reads and writes, each once."""
+    """Bytes of the tensors that products read and write, each once."""
     read: dict[str, int] = {}
     written: set[str] = set()
     for node in graph.nodes:
@@ -232,17 +241,22 @@ def _array_bytes(graph: Graph, precision: Precision) -> int:
 
 
 def _energy(
-    machine: Machine, precision: Precision, macs: int, dram: int, gbuf: int, lbuf: int, cycles: int
+    machine: Machine,
+    precision: Precision,
+    macs: tuple[int, int],
+    moved: tuple[int, int, int],
+    cycles: int,
 ) -> float:
+    """Picojoules of `macs` on the array and on either unit, bytes `moved` by DRAM, GBUF and LBUF,
+    and cycles."""
     table = machine.energy_pj
-    counts = (
-        (f"mac_{8 * precision.float_bytes}bit", macs),
-        ("dram_byte", dram),
-        ("gbuf_byte", gbuf),
-        ("lbuf_byte", lbuf),
-        ("static_cycle", cycles),
-    )
-    return sum(table.get(action, 0.0) * count for action, count in counts)
+    mac = table.get(f"mac_{8 * precision.float_bytes}bit", 0.0)
+    alone, either = macs
+    dram, gbuf, lbuf = moved
+    counts = (("dram_byte", dram), ("gbuf_byte", gbuf), ("lbuf_byte", lbuf))
+    rest = sum(table.get(action, 0.0) * count for action, count in counts)
+    work = mac * alone + min(mac, table.get("vector_op", 0.0)) * either
+    return work + rest + table.get("static_cycle", 0.0) * cycles
 
 
 def bound_values(found: Sequence[Bound]) -> dict[str, float]:

@@ -22,7 +22,12 @@ class Field:
 TOTALS = (
     Field("cycles", "cycles", "cycles", "when the last engine has finished the last instruction"),
     Field("seconds", "time", "s", "cycles / (clock_ghz * 1e9)"),
-    Field("macs", "MACs", "MAC", "sum of m * n * k over ExecGEMM waves"),
+    Field(
+        "macs",
+        "MACs",
+        "MAC",
+        "sum of m * n * k over waves of the array; what the lanes multiply are vector operations",
+    ),
     Field("dram_read_bytes", "DRAM read", "bytes", "sum over LD of the bytes inside the tensor"),
     Field("dram_write_bytes", "DRAM write", "bytes", "sum over ST of the bytes inside the tensor"),
     Field("gbuf_bytes", "GBUF traffic", "bytes", "bytes read from plus written to the GBUF"),
