@@ -230,9 +230,10 @@ class Crossings:
 def crossings(program: Program, kernel: Kernel) -> Crossings:
     """Loads and stores of one place in one kernel that need tokens between them.
 
-    For a load and a store three cases: their boxes never meet (different tiles); they meet only
-    within the same iteration of the loops around both (each tile is read and written once); or
-    they may meet anywhere, and each must wait for all of the other before it.
+    For a load and a store three cases: their boxes never meet (different tiles; of all iterations,
+    or within each where those of different ones are apart); they meet only within the same
+    iteration of the loops around both (each tile is read and written once); or they may meet
+    anywhere, and each must wait for all of the other before it.
     """
     out = Crossings()
     all_moves = moves(kernel)
@@ -283,15 +284,19 @@ def _meet(a: Move, b: Move, tensors: dict[str, Placed]) -> str:
     common = [x for x, y in zip(a.loops, b.loops, strict=False) if x == y]
     shared = {var: trip for var, trip, _ in common if trip > 1}
     separated: set[str] = set()
+    beside = False
     for (low_a, width_a), (low_b, width_b) in zip(*boxes, strict=True):
         part_a, rest_a, span_a = _split(low_a, a.trips, shared)
         part_b, rest_b, span_b = _split(low_b, b.trips, shared)
         if part_a != part_b:
             return "anywhere"
         ends = rest_a + span_a + width_a, rest_b + span_b + width_b
+        beside |= ends[0] <= rest_b or ends[1] <= rest_a
         if _apart(part_a, max(ends) - min(rest_a, rest_b), shared):
             separated |= part_a.keys()
-    return "together" if separated >= shared.keys() else "anywhere"
+    if not separated >= shared.keys():
+        return "anywhere"
+    return "never" if beside else "together"
 
 
 def _box(m: Move, t: Placed, flat: bool) -> list[tuple[Affine, int]]:

@@ -229,6 +229,18 @@ def test_update_in_place_of_overlapping_tiles_is_a_hazard():
     assert {f.rule for f in findings(bad)} == {"hazards"}
 
 
+def test_update_in_place_of_the_rest_need_not_wait_for_the_tile_before():
+    """Of each eight elements six and then two: the second load may come before the first store."""
+    head, body = IN_PLACE.split("  loop i 4 {\n")
+    body = body.removesuffix("  }\n}\n")
+    first = body.replace("{8:1}", "{6:1}").replace("[i]", "[2*i]")
+    second = body.replace("{8:1}", "{2:1}").replace("[i]", "[2*i+1]").replace("8*i)", "8*i+6)")
+    text = f"{head}  loop i 4 {{\n{first}{second}  }}\n}}\n"
+    assert [str(f) for f in findings(text)] == []
+    bad = text.replace("<- w(8*i+6)", "<- w(8*i+5)")
+    assert {f.rule for f in findings(bad)} == {"hazards"}
+
+
 def test_update_in_place_before_the_load_is_a_hazard():
     """The store of the iteration is ordered after the load only through the vector unit."""
     bad = IN_PLACE.replace("    wait vector x.full\n", "")

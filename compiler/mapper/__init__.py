@@ -186,7 +186,7 @@ class _Search:
 def _way(scope: Scope, gemm: Gemm) -> tuple[object, ...]:
     """What decides, beside the signature, how long a kernel with a tiling takes."""
     ways = (scope.margins.get(t) for t in gemm.tensors.values())
-    return (*ways, gemm.out in scope.sums, gemm.out in scope.partial)
+    return (*ways, gemm.out in scope.sums)
 
 
 def _gemms(plan: GroupPlan) -> Iterator[tuple[str, int, Turn, Node]]:

@@ -8,7 +8,7 @@ other's kernel.
 from __future__ import annotations
 
 from collections.abc import Mapping
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from functools import cached_property
 
 from ccnn.compiler.codegen import FREE, gemm_of, write_node
@@ -51,6 +51,7 @@ class Alone:
 
     def execute(self, scope: Scope, node: Node, tiling: Tiling, cuts: Cuts) -> Trace:
         """The kernel of one node by itself; raises CodegenError when it does not fit."""
+        scope = replace(scope, partial={})  # there is no iteration before that they could come from
         number = next(i for i, n in enumerate(self.nodes) if n.name == node.name)
         kw = KernelWriter(node.name, number, scope.machine.gbuf_bytes)
         regions = (*scope.regions.values(), *scope.sums.values())
@@ -58,21 +59,16 @@ class Alone:
         mapping = Tilings(scope.machine.name, {node.name: tiling}, {}, cuts)
         write_node(scope, kw, mapping, node, node.name)
         refs = tuple(NodeRef(n.name, n.op, n.origin, n.phase) for n in self.nodes)
-        dtype, placed = scope.dtypes[node.outputs[0]], self._placed(scope)
+        # where tensors lie costs nothing
+        placed = tuple(
+            Placed(t.name, t.shape, scope.dtypes[t.name], t.role, 0)
+            for t in self.graph.tensors.values()
+        )
+        dtype = scope.dtypes[node.outputs[0]]
         program = Program(
             node.name, scope.machine.name, dtype, scope.accum, 0, placed, refs, (kw.finish(),)
         )
         return simulate(program, scope.machine)
-
-    def _placed(self, scope: Scope) -> tuple[Placed, ...]:
-        """All tensors; where they lie costs nothing."""
-        tensors = self.graph.tensors.values()
-        found = [Placed(t.name, t.shape, scope.dtypes[t.name], t.role, 0) for t in tensors]
-        partial = [
-            Placed(name, self.graph[t].shape, scope.accum, "value", 0)
-            for t, name in scope.partial.items()
-        ]
-        return (*found, *partial)
 
     def cheaper(
         self, scope: Scope, node: Node, array: Tiling, lanes: Tiling, cuts: Cuts, objective: str
