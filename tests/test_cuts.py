@@ -119,7 +119,7 @@ def test_the_executed_array_takes_what_the_mapper_says(
 @pytest.mark.parametrize("case", CASES)
 @pytest.mark.parametrize("name", ["wavecore", "intergrad-32"])
 def test_the_array_of_a_kernel_is_busy_with_its_cuts(name: str, case: str):
-    """Summed over the products of all tiles, remainders and stride phases, lanes too few to help."""
+    """Summed over the products of tiles, remainders and stride phases; too few lanes to help."""
     machine = replace(load_machine(name), lanes=1)
     context = make_context(CASES[case], machine, "bfloat16")
     mapping = map_graph(context)

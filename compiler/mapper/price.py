@@ -230,16 +230,15 @@ def _compute_on_lanes(
 ) -> tuple[np.ndarray, np.ndarray]:
     """Cycles of the vector unit: a slot a multiply-accumulate, an instruction for each product of a
     tile, which begins anew and leaves lanes idle at its end."""
-    macs, tiles = 0.0, 1
-    for part in tables.parts:
-        macs += part.rows * part.depth * tables.columns
+    macs = sum(part.rows * part.depth * tables.columns for part in tables.parts)
+    tiles = np.ones(len(next(iter(index.values()))))
     inside = {name for names, _ in tables.gemm.axes.values() for name in names}
     for name, level in tables.levels.items():
         macs *= 1 if name in inside else level.total
         tiles = tiles * level.trips[index[name]]
     many = sum(part.many for part in tables.parts)
     time = macs / machine.lanes + tiles * many * (machine.vector_startup_cycles + 0.5)
-    return np.zeros(time.shape, np.int64), time
+    return np.zeros(len(time), np.int64), time
 
 
 def _cut(total: np.ndarray, block: int) -> tuple[tuple[np.ndarray, np.ndarray], ...]:
