@@ -148,3 +148,32 @@ BAD = {
 def test_mean_that_is_not_known_is_refused(form: str) -> None:
     with pytest.raises(ReadError, match="random"):
         read_model(build([constant("p", np.float32(0.5)), *BAD[form]], {"x": X}, ["y"]))
+
+
+# ---- what rounding may do
+
+
+def test_squares_of_negative_numbers_have_a_bound() -> None:
+    """Older exports square by a power of two, which is disturbed nowhere: else it is no number."""
+    nodes = [
+        constant("two", np.float32(2)), helper.make_node("MatMul", ["x", "w"], ["h"]),
+        helper.make_node("Pow", ["h", "two"], ["y"]),
+    ]  # fmt: skip
+    weights = {"w": -np.eye(3, 5, dtype=np.float32)}
+    c = compile_model(
+        build(nodes, {"x": X}, ["y"], weights), CompileOptions(dtype="float64", loss="mse")
+    )
+    assert all(e.error <= e.bound < 1e-9 for e in verify_values(c))
+
+
+@pytest.mark.parametrize("dtype", ["float64", "float32"])
+def test_small_loss_is_the_difference_of_large_scores(dtype: str) -> None:
+    """Scores that leave no doubt: a loss of e^-20, of which no more than a unit of 20 is kept."""
+    nodes = [
+        constant("up", np.float32([[20, 0]])), helper.make_node("MatMul", ["x", "w"], ["h"]),
+        helper.make_node("Add", ["h", "up"], ["y"]),
+    ]  # fmt: skip
+    model = build(nodes, {"x": (1, 3)}, ["y"], {"w": np.zeros((3, 2), np.float32)})
+    c = compile_model(model, CompileOptions(dtype=dtype))
+    errors = [e for seed in range(4) for e in verify_values(c, seed)]
+    assert all(e.error <= e.bound for e in errors)
