@@ -93,7 +93,8 @@ def _alone(buffer: int, reserved: int) -> None:
 
 
 def _serialize(buffer: int, reserved: int, **options: object) -> SerializeMinibatch:
-    return SerializeMinibatch(buffer, reserved, keep=False, **options)  # type: ignore[arg-type]
+    # a sum may take the place of one of its operands, as the method provides
+    return SerializeMinibatch(buffer, reserved, keep=False, in_place=True, **options)  # type: ignore[arg-type]
 
 
 def published(batch: int) -> dict[str, Schedule]:
