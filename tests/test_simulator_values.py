@@ -35,7 +35,7 @@ from ccnn.targets.program import (
     View,
     var,
 )
-from ccnn.targets.simulator import Execution, SimulationError, execute, uniform
+from ccnn.targets.simulator import Execution, SimulationError, execute, lanes, uniform
 
 MACHINE = Machine(
     name="test",
@@ -151,6 +151,16 @@ def test_reduce(kind, want, axes):
     x = rand(3, 4, 5)
     got = vector(("s0", "s0", "mul"), x, axes=axes, kind=kind)
     np.testing.assert_allclose(got, want(x * x, axis=axes, keepdims=True), rtol=1e-6)
+
+
+@pytest.mark.parametrize("at_once", [1, 7, 60])
+@pytest.mark.parametrize("kind", ["sum", "max", "min", "argmax"])
+@pytest.mark.parametrize("axes", [(1, 2), (0, 2), (0, 1, 2)])
+def test_a_large_reduction_in_parts_gives_the_same_bits(kind, axes, at_once, monkeypatch):
+    x = rand(5, 4, 11)
+    whole = vector(("s0", "s0", "mul"), x, axes=axes, kind=kind)
+    monkeypatch.setattr(lanes, "_AT_ONCE", at_once)
+    np.testing.assert_array_equal(vector(("s0", "s0", "mul"), x, axes=axes, kind=kind), whole)
 
 
 def test_argmax_takes_the_first_maximum_row_major():

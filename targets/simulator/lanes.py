@@ -7,7 +7,7 @@ are numpy's pairwise sums.
 from __future__ import annotations
 
 import math
-from collections.abc import Callable
+from collections.abc import Callable, Iterator
 
 import numpy as np
 
@@ -24,8 +24,14 @@ COMBINE: dict[str, np.ufunc] = {"sum": np.add, "max": np.maximum, "min": np.mini
 """What each accumulating kind of VRED combines with."""
 
 
-def _compute(ctx: Context, i: Map | Reduce, code: Code, scope: Scope) -> Callable[[], np.ndarray]:
-    """A closure for the value of `code`, broadcastable to the swept space."""
+Part = tuple[int, slice]
+"""An axis, and which of its places."""
+
+
+def _compute(
+    ctx: Context, i: Map | Reduce, code: Code, scope: Scope
+) -> Callable[[Part | None], np.ndarray]:
+    """A closure for the value of `code`, of all or a part, broadcastable to what is swept of it."""
     what, accum = ctx.place(i), ctx.accum
     problem = check_code(code, len(i.srcs), len(i.scalars))
     if problem is not None:
@@ -34,11 +40,17 @@ def _compute(ctx: Context, i: Map | Reduce, code: Code, scope: Scope) -> Callabl
     sources = [(g, ctx.gbuf(v.buffer).buffer.dtype) for g, v in zip(views, i.srcs, strict=True)]
     scalars = [compile_affine(a, scope, ctx.env) for a in i.scalars]
 
-    def value() -> np.ndarray:
-        operands = [widen(get(), dtype, accum) for get, dtype in sources]
+    def value(part: Part | None = None) -> np.ndarray:
+        operands = [widen(_part_of(get(), part), dtype, accum) for get, dtype in sources]
         return evaluate(code, operands, [s() for s in scalars], accum)
 
     return value
+
+
+def _part_of(operand: np.ndarray, part: Part | None) -> np.ndarray:
+    if part is None or operand.shape[part[0]] == 1:
+        return operand
+    return operand[(slice(None),) * part[0] + (part[1],)]
 
 
 def map_lanes(ctx: Context, i: Map, scope: Scope) -> Step:
@@ -49,7 +61,7 @@ def map_lanes(ctx: Context, i: Map, scope: Scope) -> Step:
     what = ctx.place(i)
 
     def run() -> None:
-        result, into = narrow(value(), target), dst()
+        result, into = narrow(value(None), target), dst()
         try:
             into[...] = result
         except ValueError as error:
@@ -87,22 +99,45 @@ def reduce_lanes(ctx: Context, i: Reduce, scope: Scope) -> Step:
         best = last.reshape(*last.shape[: len(kept)], count).argmax(axis=-1)
         return np.expand_dims(best, axes)
 
-    def run() -> None:
-        space = np.broadcast_to(value(), sizes())
-        into = dst()
+    def reduced(part: Part | None, shape: tuple[int, ...]) -> np.ndarray:
+        space = np.broadcast_to(value(part), shape)
         if kind == "argmax":
-            into[...] = narrow(positions(space), target)
-            return
-        combine = COMBINE[kind]
+            return positions(space)
         if kind == "sum":
-            result = tree_sum(space, axes, kept, accum)
-        else:
-            result = combine.reduce(space, axis=axes, dtype=accum, keepdims=True)
-        if accumulate() > 0:
-            result = combine(widen(into, target, accum), result)
+            return tree_sum(space, axes, kept, accum)
+        return COMBINE[kind].reduce(space, axis=axes, dtype=accum, keepdims=True)
+
+    def run() -> None:
+        into = dst()
+        parts = list(_parts(sizes(), kept))
+        found, (first, _) = [reduced(*each) for each in parts], parts[0]
+        result = np.concatenate(found, first[0]) if first else found[0]
+        if kind != "argmax" and accumulate() > 0:
+            result = COMBINE[kind](widen(into, target, accum), result)
         into[...] = narrow(result, target)
 
     return run
+
+
+_AT_ONCE = 2**22
+"""Elements that a reduction computes at a time, which keeps the memory it takes small."""
+
+
+def _parts(
+    shape: tuple[int, ...], kept: tuple[int, ...]
+) -> Iterator[tuple[Part | None, tuple[int, ...]]]:
+    """The parts of a swept space that are reduced one by one, and the shape of each: cut along the
+    first axis that is kept, on which no result depends on another."""
+    volume = math.prod(shape)
+    axis = next((a for a in kept if shape[a] > 1), None)
+    if volume <= _AT_ONCE or axis is None:
+        yield None, shape
+        return
+    size = shape[axis]
+    step = max(1, size * _AT_ONCE // volume)
+    for first in range(0, size, step):
+        last = min(size, first + step)
+        yield (axis, slice(first, last)), (*shape[:axis], last - first, *shape[axis + 1 :])
 
 
 _SHORT = 8
