@@ -5,7 +5,8 @@
 A file is small: each weight is a ConstantOfShape node, which the reader fills with drawn values.
 Sources: He et al. 2016 (ResNet, stride in the 3x3 convolution), Szegedy et al. 2016 (Inception-v3
 without the auxiliary head) and 2017 (Inception-v4), Krizhevsky et al. 2012 (AlexNet, one tower),
-Huang et al. 2017 (DenseNet), Sandler et al. 2018 (MobileNet-v2), Simonyan and Zisserman 2015 (VGG).
+Huang et al. 2017 (DenseNet), Sandler et al. 2018 (MobileNet-v2), Simonyan and Zisserman 2015 (VGG),
+Tan and Le 2019 (EfficientNet), Xie et al. 2017 (ResNeXt).
 `SIZES` in tests/test_zoo.py has their published sizes.
 """
 
@@ -222,6 +223,48 @@ def mobilenet_v2() -> onnx.ModelProto:
     return net.model(net.classify(six(net.conv(x, 1280))))
 
 
+def efficientnet_b0() -> onnx.ModelProto:
+    net = Net("efficientnet_b0", 224)
+
+    def swish(x: str) -> str:
+        c = net.channels[x]
+        return net.op("Mul", [x, net.op("Sigmoid", [x], c)], c)
+
+    def excite(x: str, squeezed: int) -> str:
+        """Each channel times a weight made from the means of all."""
+        c = net.channels[x]
+        y = swish(net.conv(net.op("GlobalAveragePool", [x], c), squeezed, bias=True))
+        return net.op("Mul", [x, net.op("Sigmoid", [net.conv(y, c, bias=True)], c)], c)
+
+    x = swish(net.norm(net.conv("input", 32, 3, 2)))
+    table = (
+        (1, 3, 16, 1, 1), (6, 3, 24, 2, 2), (6, 5, 40, 2, 2), (6, 3, 80, 3, 2), (6, 5, 112, 3, 1),
+        (6, 5, 192, 4, 2), (6, 3, 320, 1, 1),
+    )  # fmt: skip
+    for grow, size, k, count, first in table:
+        for block in range(count):
+            stride, c = 1 if block else first, net.channels[x]
+            y = x if grow == 1 else swish(net.norm(net.conv(x, grow * c)))
+            y = swish(net.norm(net.conv(y, grow * c, size, stride, group=grow * c)))
+            y = net.norm(net.conv(excite(y, c // 4), k))
+            x = net.add(x, y) if block else y
+    return net.model(net.classify(swish(net.norm(net.conv(x, 1280)))))
+
+
+def resnext50() -> onnx.ModelProto:
+    """32 groups, of 4 channels in the first stage."""
+    net = Net("resnext50", 224)
+    x = net.pool(net.unit("input", 64, 7, 2), 3, 2, 1)
+    for stage, depth in enumerate((3, 4, 6, 3)):
+        for block in range(depth):
+            k, stride = 128 << stage, 2 if stage and not block else 1
+            y = net.conv(net.unit(x, k), k, 3, stride, group=32)
+            y = net.norm(net.conv(net.relu(net.norm(y)), 2 * k))
+            x = x if block else net.norm(net.conv(x, 2 * k, 1, stride))
+            x = net.relu(net.add(y, x))
+    return net.model(net.classify(x))
+
+
 def vgg16() -> onnx.ModelProto:
     net, x = Net("vgg16", 224), "input"
     for k, count in ((64, 2), (128, 2), (256, 3), (512, 3), (512, 3)):
@@ -241,6 +284,8 @@ NETWORKS: dict[str, Callable[[], onnx.ModelProto]] = {
     "alexnet": alexnet,
     "densenet121": lambda: densenet("densenet121", (6, 12, 24, 16)),
     "mobilenet_v2": mobilenet_v2,
+    "efficientnet_b0": efficientnet_b0,
+    "resnext50": resnext50,
     "vgg16": vgg16,
 }
 

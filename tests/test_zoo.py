@@ -21,6 +21,8 @@ SIZES = {  # convolutions, parameters, multiply-accumulates of one image forward
     "alexnet": (5, 62_378_344, 1_135_256_096, 227),
     "densenet121": (120, 7_978_856, 2_834_161_664, 224),
     "mobilenet_v2": (52, 3_504_872, 300_774_272, 224),
+    "efficientnet_b0": (81, 5_288_548, 385_814_752, 224),
+    "resnext50": (53, 25_028_904, 4_230_479_872, 224),
     "vgg16": (13, 138_357_544, 15_470_264_320, 224),
 }
 """Parameters are those that torchvision and timm state for these networks (AlexNet: with one tower
@@ -73,6 +75,18 @@ def test_a_network_is_written_as_a_small_file(tmp_path, capsys):
     with pytest.raises(SystemExit):
         zoo.main(["resnet51"])
     assert "no network 'resnet51'" in capsys.readouterr().err
+
+
+def test_lanes_are_measured_against_the_array_alone(capsys, monkeypatch):
+    import lanes
+
+    monkeypatch.setitem(lanes.MODELS, "mobilenetv1", lambda: DATA / "mobilenetv1" / "model.onnx")
+    assert lanes.main(["mobilenetv1", "--batch", "8", "--schedule", "none"]) == 0
+    array, either = (line.split("|") for line in capsys.readouterr().out.splitlines()[2:])
+    assert [array[3].strip(), either[3].strip()] == ["array", "either"]
+    cycles = [int(row[4].replace(",", "")) for row in (array, either)]
+    assert cycles[1] < cycles[0]
+    assert array[5] == either[5]  # DRAM
 
 
 @pytest.mark.slow
