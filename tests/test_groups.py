@@ -9,10 +9,12 @@ from dataclasses import replace
 
 import numpy as np
 import pytest
+from onnx import helper
+from onnx_models import build, ints, r
 from reference import DATA, errors, read
 
 from ccnn.compiler.driver import CompileOptions, compile_model
-from ccnn.compiler.execution import random_inputs, run_steps
+from ccnn.compiler.execution import random_inputs, run_steps, verify_values
 from ccnn.compiler.mapping import parse_mapping
 from ccnn.passes.autodiff import Optimizer
 from ccnn.passes.interpret import interpret
@@ -115,3 +117,34 @@ def test_timing_skips_nothing_that_matters():
     assert (
         simulate(c.program, c.machine).cycles == simulate(c.program, c.machine, fast=False).cycles
     )
+
+
+@pytest.mark.parametrize("mode", ["mbs2", "best"])
+@pytest.mark.parametrize(
+    ("op", "places", "channels"),
+    [
+        ("Pad", (0, 0, 1, 2, 0, 0, 3, 0), 4),
+        ("Pad", (0, -1, -1, 0, 0, 0, -2, 0), 3),
+        ("Pad", (0, 1, -2, 1, 0, 0, 1, -1), 5),
+        ("Slice", (0, 1, 2, -1, 9, 9, 7, -9), 3),
+    ],
+)
+def test_padding_of_what_stays_on_chip(op, places, channels, mode):
+    """No load fills what lies around a tensor that is in the buffer; a slice's gradient pads."""
+    weights = {"w": r(4, 3, 3, 3), "v": r(2, channels, 2, 2)}
+    if op == "Pad":
+        given = {"p": ints(*places), "value": np.float32(2)}
+    else:
+        given = {"p": ints(*places[:4]), "e": ints(*places[4:]), "a": ints(0, 1, 2, 3)}
+        given["t"] = ints(1, 1, 2, -1)
+    nodes = [
+        helper.make_node("Conv", ["x", "w"], ["h"]),
+        helper.make_node("Relu", ["h"], ["k"]),
+        helper.make_node(op, ["k", *given], ["m"]),
+        helper.make_node("Conv", ["m", "v"], ["y"]),
+    ]
+    model = build(nodes, {"x": (4, 3, 9, 8)}, ["y"], weights | given)
+    c = compile_model(model, CompileOptions(dtype="float64", loss="mse", serialize=mode))
+    assert c.lowered.groups
+    assert verify_program(c.program, c.machine) == []
+    assert all(e.error <= e.bound for e in verify_values(c))

@@ -194,7 +194,7 @@ def write_pad(scope: Scope, kw: KernelWriter, node: Node) -> None:
     shape, rank = scope.graph[target].shape, len(before)
     ones = (1,) * rank
     interior = node.attr("interior", (0,) * rank)
-    if not any(interior):
+    if not any(interior) and source not in scope.regions:  # a load fills what lies outside
         _copy(
             scope,
             kw,
@@ -213,20 +213,30 @@ def write_pad(scope: Scope, kw: KernelWriter, node: Node) -> None:
         return
     steps = tuple(i + 1 for i in interior)
     own = scope.graph[source].shape
-    _fill(scope, kw, "f", target, shape, value, (0,) * rank)
-    if value:
-        inside = tuple((n - 1) * k + 1 for n, k in zip(own, steps, strict=True))
-        _fill(scope, kw, "z", target, inside, 0.0, before)
-    _copy(
-        scope,
-        kw,
-        "t",
-        source,
-        target,
-        own,
-        lambda at: (at, ones, range(rank), 0.0),
-        lambda at: (tuple(a * k + b for a, k, b in zip(at, steps, before, strict=True)), steps),
+    # What of the source is not cut away: the first and the last element that land in the target.
+    first = tuple(max(0, -(b // k)) for b, k in zip(before, steps, strict=True))
+    last = tuple(
+        min(n - 1, (size - 1 - b) // k)
+        for n, size, b, k in zip(own, shape, before, steps, strict=True)
     )
+    kept = tuple(z - a + 1 for a, z in zip(first, last, strict=True))
+    if kept != shape:
+        _fill(scope, kw, "f", target, shape, value, (0,) * rank)
+    if min(kept) < 1:
+        return
+    if value and any(interior):
+        inside = tuple((n - 1) * k + 1 for n, k in zip(kept, steps, strict=True))
+        corner = tuple(f * k + b for f, k, b in zip(first, steps, before, strict=True))
+        _fill(scope, kw, "z", target, inside, 0.0, corner)
+
+    def write(at: Starts) -> tuple[Starts, tuple[int, ...]]:
+        axes = zip(at, first, steps, before, strict=True)
+        return tuple(a * k + (f * k + b) for a, f, k, b in axes), steps
+
+    def read(at: Starts) -> tuple[Starts, tuple[int, ...], Sequence[int], float]:
+        return tuple(a + f for a, f in zip(at, first, strict=True)), ones, range(rank), 0.0
+
+    _copy(scope, kw, "t", source, target, kept, read, write)
 
 
 def _fill(
