@@ -52,7 +52,7 @@ from ccnn.compiler import CompileOptions, compile_model
 from ccnn.compiler.codegen import generate, make_context
 from ccnn.compiler.mapper import map_graph
 from ccnn.passes.graph import Builder, Graph, Group
-from ccnn.targets.machine import load_machine
+from ccnn.targets.machine import Machine, load_machine
 from ccnn.targets.simulator import Trace, simulate
 
 SIDES, PIXELS = (16, 32, 64, 128, 256), (1, 16, 32, 64, 128, 256)
@@ -309,27 +309,46 @@ def show_executed_connected(n: int = 1024) -> None:
         _write(f"P = {p:>5}" + "".join(f"{figure:>8.2f}" for figure in figures))
 
 
-def executed(model: onnx.ModelProto, batch: int, form: str) -> Trace:
+def executed(
+    model: onnx.ModelProto, batch: int, form: str, machine: str | Machine = "intergrad-128"
+) -> Trace:
     """A training step with gradients apart ('off'), in a form of interleaving, or 'auto'."""
-    options = CompileOptions(target="intergrad-128", batch=batch, interleave=form)  # type: ignore[arg-type]
+    options = CompileOptions(target=machine, batch=batch, interleave=form)  # type: ignore[arg-type]
     c = compile_model(model, options)
     return simulate(c.program, c.machine)
 
 
-def show_executed(name: str, batch: int, forms: Sequence[str]) -> None:
-    """Whole steps as executed, and what each form saves."""
+def larger_plain(area: float) -> Machine:
+    """A weight-stationary machine whose array takes the area of intergrad-128's."""
+    side = isqrt(round(area * 128**2))
+    return load_machine("wavecore").resized(rows=side, cols=side)
+
+
+def show_executed(name: str, batch: int, forms: Sequence[str], area: float) -> None:
+    """Whole steps as executed, and what each form saves, with equal PEs and with equal area."""
     _write(f"\n{name}, batch {batch}, executed on intergrad-128: the whole step, loads and drains")
     _write("overlapped, memory as on wavecore; saved against gradients apart")
     heads = ("cycles", "array", "LBUF bytes", "GBUF bytes", "DRAM bytes", "energy mJ")
-    _write(f"{'':10}" + "".join(f"{head:>24}" for head in heads))
-    plain: tuple[float, ...] = ()
-    for form in ("off", *forms):
-        t = executed(MODELS[name](), batch, form)
-        array = next(e.busy_cycles for e in t.engines if e.name == "array")
-        found = (t.cycles, array, t.lbuf_bytes, t.gbuf_bytes, t.dram_bytes, t.energy_pj / 1e9)
-        plain = plain or found
-        cells = (f"{x:,.0f} ({1 - x / y:6.1%})" for x, y in zip(found, plain, strict=True))
-        _write(f"{form:10}" + "".join(f"{cell:>24}" for cell in cells))
+    _write(f"{'':18}" + "".join(f"{head:>24}" for head in heads))
+    found = {form: _figures(executed(MODELS[name](), batch, form)) for form in ("off", *forms)}
+    for form, figures in found.items():
+        _write(f"{form:18}" + _saved(figures, found["off"]))
+    plain = larger_plain(area)
+    base = _figures(executed(MODELS[name](), batch, "off", plain))
+    _write(f"PE {area:.2f}x: against a weight-stationary array of {plain.rows} x {plain.cols}")
+    _write(f"{'alone':18}" + _saved(base, base))
+    for form in forms:
+        _write(f"{form:18}" + _saved(found[form], base))
+
+
+def _figures(t: Trace) -> tuple[float, ...]:
+    array = next(e.busy_cycles for e in t.engines if e.name == "array")
+    return t.cycles, array, t.lbuf_bytes, t.gbuf_bytes, t.dram_bytes, t.energy_pj / 1e9
+
+
+def _saved(figures: Sequence[float], base: Sequence[float]) -> str:
+    cells = (f"{x:,.0f} ({1 - x / y:6.1%})" for x, y in zip(figures, base, strict=True))
+    return "".join(f"{cell:>24}" for cell in cells)
 
 
 def _percents(parts: Sequence[float]) -> str:
@@ -356,7 +375,7 @@ def main(batch: int, side: int, area: float, forms: Sequence[str], names: Sequen
     if forms:
         show_executed_connected()
         for name in names or MODELS:
-            show_executed(name, batch, forms)
+            show_executed(name, batch, forms, area)
         return
     show_folds()
     show_connected()
