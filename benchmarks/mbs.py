@@ -101,7 +101,7 @@ def published(batch: int) -> dict[str, Schedule]:
     """The paper's schedules: data between two layers stays when all of the batch fits (IL); one
     group (FS); groups by greedy merging, without and with reuse between branches."""
     return {
-        "IL": partial(_serialize, mode="mbs2", sub_batch=batch),
+        "IL": partial(_serialize, mode="best", sub_batch=batch, rows=False),
         **{m: partial(_serialize, mode=m, method="greedy") for m in ("full", "mbs1", "mbs2")},
     }
 
