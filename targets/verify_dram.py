@@ -180,23 +180,35 @@ def _there_already(load: Move, stores: list[tuple[Move, Placed]], t: Placed) -> 
     return any(left <= 0 for left in missing.values())
 
 
-def _inside(
-    move: Move, t: Placed, shared: Trips, flat: bool
-) -> list[tuple[dict[str, int], int, int]]:
-    """By dim: how the shared loops move what is touched, and its first and last index beside."""
-    dims = []
-    sizes = (prod(t.shape),) if flat else t.shape
-    for k, ((low, width), size) in enumerate(zip(_box(move, t, flat), sizes, strict=True)):
+_Part = tuple[dict[str, int], int, int]
+"""How the shared loops move what is touched of a dim, and its first and last index beside."""
+
+
+def _inside(move: Move, t: Placed, shared: Trips, flat: bool) -> list[_Part]:
+    """What is touched of the tensor, by dim, or in one dim of all elements."""
+    dims: list[_Part] = []
+    for k, ((low, width), size) in enumerate(zip(_box(move, t, False), t.shape, strict=True)):
         part, least, span = _split(low, move.trips, shared)
         first, last = least, least + span + width
-        limit = None if flat else move.extents[k].limit
+        limit = move.extents[k].limit
         if limit is not None and move.item.step[k] == 1:  # the last tile may be a smaller one
             with_end, end, more = _split(low + limit, move.trips, shared)
             last = min(last, end + more) if with_end == part else last
         if not part:
             first, last = max(first, 0), min(last, size)
         dims.append((part, first, last))
-    return dims
+    return [_flattened(dims, t.shape)] if flat else dims
+
+
+def _flattened(dims: list[_Part], shape: tuple[int, ...]) -> _Part:
+    """A box by dims as the stretch from its first element to its last."""
+    part: dict[str, int] = {}
+    first, last, stride = 0, 0, 1
+    for (moved, low, high), size in zip(reversed(dims), reversed(shape), strict=True):
+        for var, coefficient in moved.items():
+            part[var] = part.get(var, 0) + coefficient * stride
+        first, last, stride = first + low * stride, last + (high - 1) * stride, stride * size
+    return part, first, last + 1
 
 
 def _meeting(

@@ -55,3 +55,27 @@ def test_the_last_tile_is_taken_for_as_small_as_it_is(text):
 def test_what_reads_beyond_the_part_is_found(text, right, wrong):
     assert text.count(right) == 1
     assert "contents" in findings(text.replace(right, wrong))
+
+
+def padded(before: int) -> str:
+    """Two iterations of 16 samples; the pad reads what the map made under another shape."""
+    b = Builder("padded")
+    x = b.input("x", (32, 512, 1, 18))
+    y = b.emit("map", [x], name="a", exprs=("a + 1",), dtypes=("float",))
+    v = b.emit("reshape", [y], name="v", shape=(32, 256, 36))
+    ends = {"before": (0, before, 0), "after": (0, 3, 0), "interior": (0, 0, 0), "value": 0.0}
+    p = b.emit("pad", [v], name="p", **ends)
+    z = b.emit_all("reduce", [p], name="b", kind="sum", exprs=("a",), axes=(1, 2),
+                   dtypes=("accum",))  # fmt: skip
+    graph = replace(b.build(z), groups=(Group(("a", "v", "p", "b"), 16),))
+    context = make_context(graph, MACHINE, "bfloat16")
+    return print_program(generate(context, map_graph(context)))
+
+
+@pytest.mark.parametrize("before", [0, 2])
+def test_what_a_pad_fills_need_not_have_been_written(before):
+    text = padded(before)
+    assert findings(text) == []
+    first = text.index("<- v(")  # a load one sample further on reads what nobody wrote yet
+    wrong = text[:first] + text[first:].replace("<- v(", "<- v(1+", 1)
+    assert "contents" in findings(wrong)
