@@ -1,6 +1,7 @@
 """Mini-batch serialization and what goes beyond it: tables of executed programs.
 
     python benchmarks/mbs.py [PART...] [--net NAME...] [--gbuf MIB...] [--save FILE.json]
+    python benchmarks/mbs.py --show FILE.json
 
     table    Lym et al. 2019: networks x schedules x buffer sizes, beside the cross-check model
     speed    the same authors' performance and energy, against the conventional machine
@@ -259,15 +260,11 @@ PARTS: dict[str, Callable[[list[str], list[int]], Iterator[Row]]] = {
     "time": timed,
 }  # fmt: skip
 COLUMNS = (
-    "dram_x",
-    "strong_x",
-    "model_x",
-    "paper_x",
-    "goal_x",
-    "cycles_x",
-    "array_x",
-    "energy_x",
-    "macs_x",
+    "dram_x", "strong_x", "model_x", "paper_x", "goal_x", "cycles_x", "array_x", "energy_x", "macs_x",
+)  # fmt: skip
+HEAD = (
+    "| net | MiB | schedule | DRAM GiB | DRAM x | strong | model | paper | goal | cycles x | array x "
+    f"| energy x | MACs x | groups | CPU s |\n| --- | ---: | --- {'| ---: ' * 12}|\n"
 )
 
 
@@ -295,6 +292,13 @@ def save(path: Path, part: str, rows: list[Row]) -> None:
     path.write_text("{\n" + ",\n".join(parts) + "\n}\n", encoding="utf-8")
 
 
+def tables(path: Path) -> str:
+    """The tables of the rows kept in a file."""
+    found = json.loads(path.read_text(encoding="utf-8"))
+    parts = [p for p in PARTS if p in found]
+    return "\n".join(f"{p}\n\n{HEAD}" + "".join(show(r) + "\n" for r in found[p]) for p in parts)
+
+
 def main(arguments: list[str]) -> int:
     """Print the tables asked for, row by row."""
     parser = argparse.ArgumentParser(description="executed tables of serialized training steps")
@@ -305,6 +309,7 @@ def main(arguments: list[str]) -> int:
     parser.add_argument("--only", action="append", default=[], metavar="SCHEDULE",
                         help="of the table: IL, full, mbs1, mbs2; again for more")  # fmt: skip
     parser.add_argument("--save", type=Path, metavar="FILE.json", help="also keep the rows there")
+    parser.add_argument("--show", type=Path, metavar="FILE.json", help="only print rows kept there")
     asked = parser.parse_args(arguments)
     for name in asked.parts:
         if name not in PARTS:
@@ -312,12 +317,11 @@ def main(arguments: list[str]) -> int:
     for name in asked.net:
         if name not in NETWORKS and not Path(name).exists():
             parser.error(f"no network '{name}'; there are {', '.join(NETWORKS)}, or name a file")
+    if asked.show:
+        sys.stdout.write(tables(asked.show))
+        return 0
     for part in asked.parts or PARTS:
-        sys.stdout.write(
-            f"\n{part}\n\n| net | MiB | schedule | DRAM GiB | DRAM x | strong | model | paper "
-            "| goal | cycles x | array x | energy x | MACs x | groups | CPU s |\n"
-            f"| --- | ---: | --- {'| ---: ' * 12}|\n"
-        )
+        sys.stdout.write(f"\n{part}\n\n{HEAD}")
         measure = partial(table, only=asked.only) if part == "table" else PARTS[part]
         for row in measure(asked.net, asked.gbuf):
             sys.stdout.write(show(row) + "\n")
