@@ -260,11 +260,12 @@ PARTS: dict[str, Callable[[list[str], list[int]], Iterator[Row]]] = {
     "time": timed,
 }  # fmt: skip
 COLUMNS = (
-    "dram_x", "strong_x", "model_x", "paper_x", "goal_x", "cycles_x", "array_x", "energy_x", "macs_x",
+    "dram_x", "strong_x", "model_x", "paper_x", "goal_x", "cycles_x", "array_x", "energy_x",
+    "macs_x",
 )  # fmt: skip
 HEAD = (
-    "| net | MiB | schedule | DRAM GiB | DRAM x | strong | model | paper | goal | cycles x | array x "
-    f"| energy x | MACs x | groups | CPU s |\n| --- | ---: | --- {'| ---: ' * 12}|\n"
+    "| net | MiB | schedule | DRAM GiB | DRAM x | strong | model | paper | goal | cycles x "
+    f"| array x | energy x | MACs x | groups | CPU s |\n| --- | ---: | --- {'| ---: ' * 12}|\n"
 )
 
 
