@@ -46,11 +46,14 @@ def show_explanation(e: Explanation, out: TextIO, verbose: bool = False) -> None
 
 def _lines(e: Explanation, s: KernelStory) -> list[str]:
     d = s.detail
+    work = quantity("macs", d.counts.macs)
+    if s.tiling is not None and s.tiling.on_lanes:
+        work += f", {d.counts.vector_ops:,} vector operations"
     head = f"{s.phase}: {s.node} ({s.op}) {' '.join(s.reads)} -> {' '.join(s.writes)}"
     lines = [
         head,
         f"  took       {d.cycles:,} cycles from cycle {d.start:,}; "
-        f"{d.counts.instructions:,} instructions, {quantity('macs', d.counts.macs)}, "
+        f"{d.counts.instructions:,} instructions, {work}, "
         f"DRAM {quantity('dram_read_bytes', d.counts.dram_read_bytes)} read, "
         f"{quantity('dram_write_bytes', d.counts.dram_write_bytes)} written",
     ]
