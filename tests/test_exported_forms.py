@@ -177,3 +177,47 @@ def test_small_loss_is_the_difference_of_large_scores(dtype: str) -> None:
     c = compile_model(model, CompileOptions(dtype=dtype))
     errors = [e for seed in range(4) for e in verify_values(c, seed)]
     assert all(e.error <= e.bound for e in errors)
+
+
+# ---- branches
+
+
+def branch(*nodes: onnx.NodeProto, result: str, **weights: Any) -> onnx.GraphProto:
+    held = [numpy_helper.from_array(np.asarray(v), k) for k, v in weights.items()]
+    return helper.make_graph(
+        list(nodes), "branch", [], [helper.make_empty_tensor_value_info(result)], held
+    )
+
+
+def squeezed_if_one(width: int, condition: str = "is_one") -> onnx.ModelProto:
+    """What the older exporter makes of squeeze(-1) where it does not know the shape."""
+    yes = branch(helper.make_node("Squeeze", ["h", "last"], ["s"]), result="s", last=[-1])
+    inner = helper.make_node(
+        "If", ["is_one"], ["n"], then_branch=branch(result="h"),
+        else_branch=branch(helper.make_node("Exp", ["h"], ["e"]), result="e"),
+    )  # fmt: skip
+    nodes = [
+        helper.make_node("Relu", ["x"], ["h"]), helper.make_node("Shape", ["h"], ["shape"]),
+        constant("two", 2), constant("one", 1), helper.make_node("Gather", ["shape", "two"], ["d"]),
+        helper.make_node("Equal", ["d", "one"], ["is_one"]),
+        helper.make_node("ReduceMax", ["h"], ["data"], keepdims=0),
+        helper.make_node("If", [condition], ["y"], then_branch=yes,
+                         else_branch=branch(inner, result="n")),
+    ]  # fmt: skip
+    return build(nodes, {"x": (4, 3, width)}, ["y"])
+
+
+@pytest.mark.parametrize(("width", "op"), [(1, "reshape"), (2, "exp")])
+def test_branch_that_is_known_stands_in_place_of_its_if(width: int, op: str) -> None:
+    model = squeezed_if_one(width)
+    graph = read_model(model, ReadOptions(loss="mse")).graph
+    assert [n.op for n in graph.nodes] == ["relu", op, "mse"]
+    data = feeds(model)
+    expected = np.maximum(data["x"], 0)
+    expected = expected[..., 0] if width == 1 else np.exp(expected)
+    np.testing.assert_allclose(results(model, data)[0], expected, rtol=1e-6)
+
+
+def test_branch_that_data_choose_is_refused() -> None:
+    with pytest.raises(ReadError, match="control flow cannot be scheduled"):
+        read_model(squeezed_if_one(2, "data"))

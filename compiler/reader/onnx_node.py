@@ -18,8 +18,27 @@ MAX_EXTENT = 1 << 40
 
 
 @dataclass(frozen=True)
+class Branch:
+    """One branch of an If: its nodes in execution order, what it gives and holds."""
+
+    nodes: tuple[OnnxNode, ...]
+    outputs: tuple[str, ...]
+    initializers: dict[str, onnx.TensorProto]
+
+    @property
+    def captured(self) -> tuple[str, ...]:
+        """What it reads or hands on from outside, each once."""
+        made = {*self.initializers, *(o for n in self.nodes for o in n.outputs)}
+        read = [i for n in self.nodes for i in n.inputs] + [*self.outputs]
+        return tuple(dict.fromkeys(i for i in read if i and i not in made))
+
+
+@dataclass(frozen=True)
 class OnnxNode:
-    """One node of the ONNX graph; `attrs` holds ints, floats, str, arrays and tuples of them."""
+    """One node of the ONNX graph; `attrs` holds ints, floats, str, arrays and tuples of them.
+
+    The inputs of an If go on with what its branches read from outside.
+    """
 
     name: str
     op: str
@@ -100,9 +119,25 @@ def read_node(proto: onnx.NodeProto, opsets: dict[str, int], position: int) -> O
     name = name_of(proto, position)
     attrs = {utf8(a.name): _attribute(a) for a in proto.attribute}
     op = utf8(proto.op_type)
+    if op == "If" and not domain:
+        branches = {
+            utf8(a.name): _branch(a.g, opsets) for a in proto.attribute if a.type == _KINDS.GRAPH
+        }
+        attrs |= branches
+        inputs = tuple(
+            dict.fromkeys((*inputs, *(i for b in branches.values() for i in b.captured)))
+        )
     rules = (utf8(p.value) for p in proto.metadata_props if p.key.endswith("rewriter.rule_name"))
     opset, rule = opsets.get(domain, 0), next(rules, "")
     return OnnxNode(name, op, domain, inputs, outputs, opset, attrs, rule)
+
+
+def _branch(graph: onnx.GraphProto, opsets: dict[str, int]) -> Branch:
+    return Branch(
+        tuple(read_node(n, opsets, k) for k, n in enumerate(graph.node)),
+        tuple(utf8(o.name) for o in graph.output),
+        {utf8(t.name): t for t in graph.initializer},
+    )
 
 
 def _attribute(a: onnx.AttributeProto) -> Any:

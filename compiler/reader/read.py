@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from collections import Counter
+from collections.abc import Collection
 from pathlib import Path
 
 from onnx import ModelProto, TensorProto
@@ -10,6 +11,7 @@ from onnx import ModelProto, TensorProto
 from ccnn.compiler.reader.context import Context, Live
 from ccnn.compiler.reader.load import GraphInput, Source, load_source
 from ccnn.compiler.reader.loss import add_loss, label_inputs
+from ccnn.compiler.reader.onnx_node import Branch, OnnxNode
 from ccnn.compiler.reader.options import ReadOptions, ReadResult
 from ccnn.compiler.reader.problems import Findings, ReadError, ReadReport, Refusal
 from ccnn.compiler.reader.report import note_model
@@ -41,7 +43,7 @@ def read_model(
     source = load_source(model, findings)
     c = Context(source, options, findings, Builder(source.name))
     c.reserved = {*_onnx_names(source), "loss", "target"}
-    c.read = {i for n in source.nodes for i in n.inputs if i}
+    c.read = _names_read(source.nodes)
     c.draws_for = stripped_weights(source)
     _declare_inputs(c)
     findings.stop_if_failed(label)
@@ -51,6 +53,13 @@ def read_model(
     note_model(c, outputs)
     findings.stop_if_failed(label)
     return _result(c, label, folded, outputs, loss, target)
+
+
+def _names_read(nodes: Collection[OnnxNode]) -> set[str]:
+    found = {i for n in nodes for i in n.inputs if i}
+    for branch in (a for n in nodes for a in n.attrs.values() if isinstance(a, Branch)):
+        found |= _names_read(branch.nodes) | {*branch.outputs}
+    return found
 
 
 def _onnx_names(source: Source) -> set[str]:

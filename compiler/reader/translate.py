@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import re
-from collections.abc import Sequence
+from collections.abc import Collection, Sequence
 from difflib import get_close_matches
 
 import numpy as np
@@ -17,7 +17,7 @@ from ccnn.compiler.reader.load import Source
 from ccnn.compiler.reader.loss import LOSSES
 from ccnn.compiler.reader.movement import MOVEMENT
 from ccnn.compiler.reader.norms import NORMS
-from ccnn.compiler.reader.onnx_node import OnnxNode
+from ccnn.compiler.reader.onnx_node import Branch, OnnxNode
 from ccnn.compiler.reader.places import PLACES
 from ccnn.compiler.reader.problems import Refusal
 from ccnn.compiler.reader.resize import RESIZE
@@ -80,30 +80,54 @@ _REASONS: dict[str, tuple[str, str]] = {
 def translate(c: Context) -> tuple[int, int]:
     """Translate all nodes of the source; gives how many were folded and how many translated."""
     arithmetic = shape_arithmetic(c.source)
-    folded = 0
-    for node in c.source.nodes:
-        c.node = node
-        values = [_input(c, name) for name in node.inputs]
-        if any(isinstance(v, Broken) for v in values):
-            # Nothing is known of its operands, but an operator of no use is so with any.
-            if _is_known(node):
-                c.env.update({o: Broken() for o in node.outputs if o})
-            else:
-                refusal = _unknown(node)
-                _refuse(c, refusal.why, refusal.fix)
-            continue
-        try:
-            done = expected(node, values) or _fold(c, values, node.output(0) in arithmetic)
-            folded += done is not None
-            results = done if done is not None else _translate(c)
-            _assign(c, results)
-        except Refusal as refusal:
-            _refuse(c, refusal.why, refusal.fix)
-        except _BAD_INPUT as error:
-            text = str(error).splitlines()[0] if str(error) else type(error).__name__
-            text = re.sub(r"^node '[^']*' \(\w+\): ", "", text)
-            _refuse(c, f"its inputs do not fit: {text}", _shapes_text(c))
+    folded = sum(_translate_node(c, node, arithmetic) for node in c.source.nodes)
     return folded, len(c.source.nodes) - folded
+
+
+def _translate_node(c: Context, node: OnnxNode, arithmetic: Collection[str]) -> bool:
+    """Translate one node or refuse it; True when it was folded."""
+    c.node = node
+    values = [_input(c, name) for name in node.inputs]
+    if any(isinstance(v, Broken) for v in values):
+        # Nothing is known of its operands, but an operator of no use is so with any.
+        if _is_known(node):
+            c.env.update({o: Broken() for o in node.outputs if o})
+        else:
+            refusal = _unknown(node)
+            _refuse(c, refusal.why, refusal.fix)
+        return False
+    done = None
+    try:
+        done = expected(node, values) or _fold(c, values, node.output(0) in arithmetic)
+        results = done if done is not None else _translate(c)
+        _assign(c, results)
+    except Refusal as refusal:
+        _refuse(c, refusal.why, refusal.fix)
+    except _BAD_INPUT as error:
+        text = str(error).splitlines()[0] if str(error) else type(error).__name__
+        text = re.sub(r"^node '[^']*' \(\w+\): ", "", text)
+        _refuse(c, f"its inputs do not fit: {text}", _shapes_text(c))
+    return done is not None
+
+
+def _if(c: Context) -> list[Value]:
+    """The branch that a condition known beforehand chooses, as if it stood in the If's place."""
+    node, condition = c.node, c.value(0)
+    if isinstance(condition, Live):
+        raise Refusal(*_REASONS["If"])
+    branch = node.attrs.get("then_branch" if np.any(condition.array) else "else_branch")
+    if not isinstance(branch, Branch) or len(branch.outputs) != len(node.outputs):
+        raise Refusal("its branch is missing or gives something else", "export the model again")
+    for name, tensor in branch.initializers.items():
+        c.env[name] = Known(to_array(tensor, c.source.folder), name, "initializer")
+    for inner in branch.nodes:
+        _translate_node(c, inner, ())
+    c.node = node
+    results = [_input(c, name) for name in branch.outputs]
+    return [v if v is not None else Broken() for v in results]
+
+
+TRANSLATIONS["If"] = _if
 
 
 def _refuse(c: Context, why: str, fix: str) -> None:
