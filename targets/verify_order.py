@@ -22,25 +22,14 @@ from __future__ import annotations
 from collections.abc import Iterator
 from contextlib import suppress
 from dataclasses import dataclass, field
-from math import gcd, lcm
 
 import numpy as np
 
 from ccnn.targets.machine import Machine
-from ccnn.targets.program import (
-    DTYPE_BYTES,
-    ENGINES,
-    Affine,
-    Instruction,
-    Item,
-    Kernel,
-    Loop,
-    Program,
-    Store,
-    Sync,
-)
-from ccnn.targets.verify_common import Finding, about, accesses
-from ccnn.targets.verify_dram import Crossings, crossings
+from ccnn.targets.program import ENGINES, Item, Kernel, Loop, Program, Sync
+from ccnn.targets.verify_common import Finding, about
+from ccnn.targets.verify_dram import crossings
+from ccnn.targets.verify_steps import Nest, Step, Turn, peers_of, slot_of, steps_of
 
 _LONGEST_QUEUE = 1024
 _LONGEST_WALK = 4_000_000
@@ -52,62 +41,6 @@ _KEYS = 2 * len(ENGINES)
 Clock = tuple[int, ...]
 Snapshot = tuple[list[Clock], list[tuple[Clock, ...]], list[dict[int, int]], bytes]
 """What each engine knows, what each waiting token carries, times of accesses, slots written."""
-
-
-@dataclass(frozen=True)
-class _Place:
-    """An operand: number of the first slot of its buffer, depth, which slot, and a condition.
-
-    `leaves`: later accesses of other engines may have to wait for this one; `asks`: this one has
-    to wait for earlier ones.  Both hold on chip; in DRAM it depends on the boxes.
-    """
-
-    base: int
-    depth: int
-    slot: Affine
-    when: Affine | None
-    leaves: bool = True
-    asks: bool = True
-
-
-@dataclass(frozen=True)
-class _Step:
-    """An instruction as the walk sees it."""
-
-    item: Instruction
-    engine: int
-    reads: tuple[_Place, ...]
-    writes: tuple[_Place, ...]
-
-
-@dataclass(frozen=True)
-class _Turn:
-    """A sync as the walk sees it."""
-
-    item: Sync
-    engine: int
-    token: int
-
-
-@dataclass(frozen=True, eq=False)
-class _Nest:
-    """A loop: its body, and for each variable that matters inside how it repeats.
-
-    A phase is (variable, period, whether 0 differs from the rest); period 0 means every value
-    differs.
-    """
-
-    loop: Loop
-    body: tuple[_Step | _Turn | _Nest, ...]
-    phases: tuple[tuple[str, int, bool], ...]
-    steps: int
-    """Steps of a walk to its end."""
-
-    def phase(self, env: dict[str, int]) -> tuple[tuple[int, bool], ...]:
-        """What the body sees of the variables' values."""
-        return tuple(
-            [(env[v] % p if p else env[v], z and env[v] > 0) for v, p, z in self.phases if v in env]
-        )
 
 
 @dataclass
@@ -172,84 +105,13 @@ class _TooLong(Exception):
     """The walk gives up; the finding is already there."""
 
 
-def _slots(kernel: Kernel) -> tuple[dict[str, int], int]:
-    """Number of the first slot of each buffer, and the number of slots."""
-    base, count = {}, 0
-    for b in kernel.buffers:
-        base[b.name] = count
-        count += b.depth
-    return base, count
-
-
-def _compile(kernel: Kernel, dram: Crossings) -> tuple[list, int]:
-    base, count = _slots(kernel)
-    depth = {b.name: b.depth for b in kernel.buffers}
-    tokens = {t.name: n for n, t in enumerate(kernel.tokens)}
-
-    def step(i: Instruction) -> _Step:
-        parts: dict[bool, list[_Place]] = {False: [], True: []}
-        for a in accesses(i):
-            name = a.operand.buffer
-            place = _Place(base[name], depth[name], a.operand.slot, a.when)
-            parts[a.writes].append(place)
-        for number, leaves, asks in dram.touched.get(id(i), ()):
-            place = _Place(count + number, 1, Affine(), None, leaves, asks)
-            parts[isinstance(i, Store)].append(place)
-        return _Step(i, ENGINES.index(i.engine), tuple(parts[False]), tuple(parts[True]))
-
-    def items(body: tuple[Item, ...]) -> tuple[_Step | _Turn | _Nest, ...]:
-        out: list[_Step | _Turn | _Nest] = []
-        for item in body:
-            if isinstance(item, Sync):
-                out.append(_Turn(item, ENGINES.index(item.engine), tokens[item.token]))
-            elif isinstance(item, Loop):
-                inner = items(item.body)
-                size = item.trip * sum(i.steps if isinstance(i, _Nest) else 1 for i in inner)
-                out.append(_Nest(item, inner, _phases(inner), size))
-            else:
-                out.append(step(item))
-        return tuple(out)
-
-    return list(items(kernel.body)), count
-
-
-def _phases(body: tuple[_Step | _Turn | _Nest, ...]) -> tuple[tuple[str, int, bool], ...]:
-    """How the body repeats in each variable that it looks at."""
-    periods: dict[str, int] = {}
-    zeros: dict[str, bool] = {}
-
-    def note(var: str, period: int, zero: bool) -> None:
-        old = periods.get(var, 1)
-        periods[var] = lcm(old, period) if old and period else 0
-        zeros[var] = zeros.get(var, False) or zero
-
-    for item in body:
-        if isinstance(item, _Nest):
-            for var, period, zero in item.phases:
-                note(var, period, zero)
-        elif isinstance(item, _Step):
-            for place in (*item.reads, *item.writes):
-                for var, c in place.slot.terms:
-                    note(var, place.depth // gcd(place.depth, c), False)
-                when = place.when
-                # with no negative part, `accumulate > 0` asks only which variables are 0
-                simple = when is not None and when.const == 0 and all(c > 0 for _, c in when.terms)
-                for var, _ in when.terms if when is not None else ():
-                    note(var, 1 if simple else 0, True)
-    return tuple(sorted((v, p, zeros[v]) for v, p in periods.items() if p != 1 or zeros[v]))
-
-
-def _slot(place: _Place, env: dict[str, int]) -> int:
-    return place.base + place.slot.at(env) % place.depth
-
-
-def _execute(w: _Walk, s: _Step, names: list[str]) -> None:
+def _execute(w: _Walk, s: Step, names: list[str]) -> None:
     w.now += 1
     key = 2 * s.engine
     for place in s.reads:
         if place.when is not None and place.when.at(w.env) <= 0:
             continue
-        slot = _slot(place, w.env)
+        slot = slot_of(place, w.env)
         if not w.written[slot]:
             w.report("defined", s.item, f"{names[slot]} is read before anything was written to it")
         if place.asks:
@@ -257,7 +119,7 @@ def _execute(w: _Walk, s: _Step, names: list[str]) -> None:
         if place.leaves:
             w.latest[slot][key] = w.now
     for place in s.writes:
-        slot = _slot(place, w.env)
+        slot = slot_of(place, w.env)
         if place.asks:
             _ordered(w, s, slot, "writes", names)
         if place.leaves:
@@ -266,7 +128,7 @@ def _execute(w: _Walk, s: _Step, names: list[str]) -> None:
                 w.written[peer] = peer == slot
 
 
-def _ordered(w: _Walk, s: _Step, slot: int, does: str, names: list[str]) -> None:
+def _ordered(w: _Walk, s: Step, slot: int, does: str, names: list[str]) -> None:
     """Report accesses to the bytes of a slot that the engine does not know of."""
     known, own, latest = w.known[s.engine], s.engine, w.latest
     for peer in w.peers[slot]:
@@ -286,26 +148,7 @@ def _ordered(w: _Walk, s: _Step, slot: int, does: str, names: list[str]) -> None
         )
 
 
-def _peers(kernel: Kernel, count: int) -> list[tuple[int, ...]]:
-    """Which slots share bytes; `count` places in all, those after the slots are tensors."""
-    spans: list[tuple[int, int] | None] = []
-    for b in kernel.buffers:
-        size = b.size * DTYPE_BYTES.get(b.dtype, 1)
-        for n in range(b.depth):
-            start = b.address + n * size
-            spans.append((start, start + size) if b.space == "gbuf" else None)
-    spans += [None] * (count - len(spans))
-    return [
-        tuple(
-            j
-            for j, other in enumerate(spans)
-            if i == j or (span and other and span[0] < other[1] and other[0] < span[1])
-        )
-        for i, span in enumerate(spans)
-    ]
-
-
-def _turn(w: _Walk, t: _Turn) -> None:
+def _turn(w: _Walk, t: Turn) -> None:
     queue = w.tokens[t.token]
     if t.item.kind == "wait":
         if not queue:
@@ -327,9 +170,9 @@ def _turn(w: _Walk, t: _Turn) -> None:
 def _run(w: _Walk, body: tuple | list, names: list[str]) -> None:
     for item in body:
         w.steps += 1
-        if isinstance(item, _Step):
+        if isinstance(item, Step):
             _execute(w, item, names)
-        elif isinstance(item, _Turn):
+        elif isinstance(item, Turn):
             _turn(w, item)
         else:
             _loop(w, item, names)
@@ -339,7 +182,7 @@ def _run(w: _Walk, body: tuple | list, names: list[str]) -> None:
         raise _TooLong
 
 
-def _loop(w: _Walk, nest: _Nest, names: list[str]) -> None:
+def _loop(w: _Walk, nest: Nest, names: list[str]) -> None:
     var, trip = nest.loop.var, nest.loop.trip
     if nest.steps <= _SHORT_WALK:
         for index in range(trip):
@@ -396,13 +239,13 @@ def order(program: Program, machine: Machine) -> Iterator[Finding]:
     for kernel in program.kernels:
         yield from _single_ends(kernel)
         dram = crossings(program, kernel)
-        body, count = _compile(kernel, dram)
+        body, count = steps_of(kernel, dram)
         names = [f"'{b.name}'[{n}]" for b in kernel.buffers for n in range(b.depth)]
         names += [f"tensor '{name}'" for name in dram.names]
         nothing = (0,) * _KEYS
         w = _Walk(
             kernel,
-            _peers(kernel, len(names)),
+            peers_of(kernel, len(names)),
             known=[nothing] * len(ENGINES),
             tokens=[(nothing,) * min(t.initial, _LONGEST_QUEUE) for t in kernel.tokens],
             latest=[{} for _ in names],
