@@ -4,10 +4,12 @@ from __future__ import annotations
 
 from collections import deque
 
+import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
 from ccnn.targets import program as ir
+from ccnn.targets import verify_order
 from ccnn.targets.machine import load_machine
 from ccnn.targets.verify_order import order
 
@@ -16,6 +18,14 @@ DEPTH = {b.name: b.depth for b in BUFFERS}
 TOKENS = {"a": ("load", "signal", "vector"), "b": ("vector", "release", "load"),
           "c": ("vector", "signal", "store"), "d": ("store", "release", "vector")}  # fmt: skip
 DIMS = ((ir.Extent(4), 1),)
+
+
+@pytest.fixture(scope="module", autouse=True, params=[0, 2_000], ids=["states", "walked"])
+def short_walk(request):
+    """Loops whose states are compared from the start, and loops walked to their end."""
+    with pytest.MonkeyPatch.context() as patch:
+        patch.setattr(verify_order, "_SHORT_WALK", request.param)
+        yield
 
 
 @st.composite
