@@ -4,20 +4,23 @@ from __future__ import annotations
 
 import sys
 from dataclasses import replace
-from pathlib import Path
 
 import numpy as np
 import pytest
 from hypothesis import assume, given, settings
 from hypothesis import strategies as st
+from reference import DATA
+from test_truth import check
+from test_truth import executed as executed_step
 
 from ccnn.compiler.codegen import gemm_of, generate, make_context
 from ccnn.compiler.driver import CompileOptions, compile_model
 from ccnn.compiler.explain import explain_node
 from ccnn.compiler.explain_text import show_explanation
 from ccnn.compiler.mapper import map_graph
-from ccnn.compiler.mapper.cuts import choose_cuts, usable_flows
+from ccnn.compiler.mapper.cuts import choose_cuts, tile_products, usable_flows
 from ccnn.compiler.mapper.rule import choose_tiling
+from ccnn.compiler.mapper.units import array_cycles
 from ccnn.compiler.mapping import Mapping, MappingError, parse_mapping
 from ccnn.compiler.report import Precision, bounds
 from ccnn.passes.graph import Builder, Graph
@@ -30,7 +33,7 @@ from ccnn.targets.verify_common import instructions
 
 MACHINES = {name: load_machine(name) for name in ("tiny", "wavecore")}
 WAVECORE = MACHINES["wavecore"]
-MOBILENET = Path(__file__).parent / "data" / "mobilenetv1" / "model.onnx"
+MOBILENET = DATA / "mobilenetv1" / "model.onnx"
 
 
 def one_node(op: str, inputs: list[np.ndarray], **attrs) -> Graph:
@@ -154,6 +157,20 @@ def test_the_cheaper_unit_is_chosen(name, lanes):
         assert cycles <= simulate(on(unit, graph, machine, "bfloat16"), machine).cycles
 
 
+@pytest.mark.parametrize("target", ["wavecore", "intergrad-32", "ccnn-flex"])
+@pytest.mark.parametrize("name", CASES)
+def test_what_decides_without_executing_is_what_the_engines_do(name, target):
+    graph, machine = depthwise(*CASES[name]), load_machine(target)
+    context = make_context(graph, machine, "bfloat16")
+    gemm = gemm_of(context, graph.nodes[0])
+    flows = usable_flows(gemm, tiling := choose_tiling(gemm, machine), machine, grouped=False)
+    tiling = choose_cuts(gemm, tiling, machine, cuts := {}, flows)
+    trace = simulate(generate(context, Mapping(target, {"out": tiling}, {}, cuts)), machine)
+    busy = {engine.name: engine.busy_cycles for engine in trace.engines}
+    least = array_cycles(tile_products(gemm, tiling), tiling, cuts, machine)
+    assert least == max(busy["array"], busy["shift"])
+
+
 @pytest.mark.parametrize("name", ["depthwise", "depthwise, strided dX", "depthwise dW"])
 def test_lanes_decide(name):
     """A single lane multiplies no faster than a column of the array, a thousand do."""
@@ -225,6 +242,34 @@ def test_a_step_uses_both_units_within_its_bounds(schedule):
     assert trace.cycles >= found["cycles"]
     assert trace.energy_pj >= found["energy_pj"]
     assert trace.pe_utilisation <= found["pe_utilisation"]
+
+
+@pytest.mark.parametrize(
+    ("name", "kib", "schedule", "halves"),
+    [
+        ("mobilenetv1", 512, "none", False),
+        pytest.param("mobilenetv1", 128, "fused", False, marks=pytest.mark.slow),
+        ("mobilenetv1", 64, "mbs2", True),
+        pytest.param("mobilenetv1", 64, "best", False, marks=pytest.mark.slow),
+        ("mobilenetv1", 40, "mbs1", False),
+        pytest.param("convnext", 96, "mbs2", False, marks=pytest.mark.slow),
+    ],
+)
+def test_two_steps_agree_with_pytorch(name, kib, schedule, halves):
+    """Sub-batches, bands of rows and halves that a small buffer forces; float64."""
+    machine, path = replace(WAVECORE, gbuf_bytes=kib * 1024), DATA / name / "model.onnx"
+    c, found = executed_step(path, machine, "float64", serialize=schedule, halves=halves)
+    assert any(tiling.on_lanes for tiling in c.mapping.tilings.values())
+    check(path, "float64", found)
+
+
+def test_sums_on_the_lanes_gather_in_dram():
+    """A weight gradient of which sub-batches make parts, made by the vector unit."""
+    machine = replace(WAVECORE, gbuf_bytes=40 * 1024)
+    c = compile_model(MOBILENET, CompileOptions(target=machine, dtype="float64", serialize="mbs1"))
+    parts = {t.name.removesuffix("/partial") for t in c.program.tensors if "/partial" in t.name}
+    made = {c.lowered.producer[name].name for name in parts}
+    assert any(c.mapping.tilings[name].on_lanes for name in made)
 
 
 def test_bounds_of_a_depthwise_convolution():
