@@ -76,7 +76,8 @@ class CompileOptions:
     of a few that all groups fit beside."""
     halves: bool = False
     """Whether the samples of an iteration go through the forward pass as two halves, so that array
-    and vector unit work at once; what streams in is then fetched for each half."""
+    and vector unit work at once; what streams in is then fetched for each half. Of the room beside
+    what stays on chip more goes to early loads, less to tiles."""
     objective: Objective = "time"
     """What is kept low where an option is auto."""
     budget: float | None = None

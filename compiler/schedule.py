@@ -73,9 +73,10 @@ def grouped(graph: Graph, machine: Machine, o: CompileOptions, share: float) -> 
 
 def _halved(graph: Graph) -> Graph:
     """The graph with its forward groups in halves; backward, weight gradients give the array enough
-    to do meanwhile."""
+    to do meanwhile, where operands have been fetched early."""
     backward = {n.name for n in graph.nodes if n.phase == "backward"}
-    groups = (replace(g, halves=backward.isdisjoint(g.nodes)) for g in graph.groups)
+    halves = [backward.isdisjoint(g.nodes) for g in graph.groups]
+    groups = (replace(g, halves=h, ahead=True) for g, h in zip(graph.groups, halves, strict=True))
     return replace(graph, groups=tuple(groups))
 
 

@@ -109,6 +109,9 @@ class Group:
 
     In `halves`, an iteration's samples go through the nodes as two parts, one behind the other, so
     that the array works on one part while the vector unit works on the other.
+
+    `ahead`: what later nodes need may be fetched early into most of the room that is left, at the
+    expense of tiles.
     """
 
     nodes: tuple[str, ...]
@@ -120,6 +123,7 @@ class Group:
     interleaved: bool = False
     carried: bool = False
     halves: bool = False
+    ahead: bool = False
 
 
 @dataclass(frozen=True)

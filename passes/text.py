@@ -95,6 +95,7 @@ def _group(group: Group) -> str:
     size += " carried" if group.carried else ""
     size += " interleaved" if group.interleaved else ""
     size += " halves" if group.halves else ""
+    size += " ahead" if group.ahead else ""
     return f"group [{nodes}] {size} resident [{resident}] kept [{kept}]"
 
 
@@ -317,11 +318,12 @@ def _read_group(reader: _Reader, graph: _Parts) -> Group:
     carried = reader.accept("carried ")
     interleaved = reader.accept("interleaved ")
     halves = reader.accept("halves ")
+    ahead = reader.accept("ahead ")
     tensors = []
     for what in ("resident ", "kept "):
         reader.expect(what)
         tensors.append(_list(reader, lambda: graph.known(reader, reader.ref())))
-    return Group(nodes, count, tensors[0], tensors[1], rows, interleaved, carried, halves)
+    return Group(nodes, count, tensors[0], tensors[1], rows, interleaved, carried, halves, ahead)
 
 
 def _count(reader: _Reader, what: str) -> int:

@@ -67,18 +67,20 @@ def joined(rectangles: Sequence[Rectangle], shared: Mapping[str, str]) -> tuple[
 _AHEAD = 2
 """How many array nodes before their first use regions are fetched, where there is room."""
 
-_SPARE = 0.25
-"""Share of the room left by the regions that longer lives may take."""
+OF_ROOM, OF_ROOM_AHEAD = 0.25, 0.6
+"""Share of the room left by the regions that longer lives may take: usually, and in groups that
+fetch ahead."""
 
 
 def lengthened(
-    gbuf_bytes: int,
+    limit: int,
     nodes: Sequence[Node],
     names: Mapping[str, str],
     placed: tuple[Rectangle, ...],
     guests: Sequence[Guest] = (),
 ) -> tuple[dict[int, tuple[tuple[str, str], ...]], tuple[Rectangle, ...]]:
-    """When each region that is fetched is, and all rectangles with longer lives where room allows.
+    """When each region that is fetched is, and all rectangles with longer lives, as far as they
+    fit below the limit.
 
     A load that begins while the array still works on the nodes before hides behind them.  What the
     array reads last is not written over before its next node, so that the vector unit need
@@ -86,7 +88,6 @@ def lengthened(
     """
     readers = _first_readers(nodes, names) | {g.region: (g.place, g.tensor) for g in guests}
     height = top(placed)
-    limit = height + int((gbuf_bytes - height) * _SPARE)
     early = {name: place for name, (place, _) in readers.items()}
     for most in (limit, height, height * 9 // 10, height * 8 // 10):
         sooner, longer = _lives(nodes, placed, early, most)
