@@ -292,7 +292,7 @@ def _choose(front: _Front, o: CompileOptions, tell: Progress, watch: GraphWatche
         return predict(o.objective, front.machine, work)
 
     def executed(c: Candidate) -> tuple[Compilation, Trace]:
-        known = group(replace(c, halves=False))
+        known = group(c)
         compiled = _finish(front, again(c.recompute), options(c), tell, known)
         return compiled, simulate(compiled.program, front.machine)
 

@@ -64,11 +64,26 @@ def grouped(graph: Graph, machine: Machine, o: CompileOptions, share: float) -> 
     grouping = (
         FuseLayers(**room)
         if o.serialize == "fused"
-        else SerializeMinibatch(mode=o.serialize, rows=o.rows == "auto", tiles=tiles, **room)
+        else SerializeMinibatch(
+            mode=o.serialize,
+            rows=o.rows == "auto",
+            tiles=tiles,
+            idle_per_byte=_idle_per_byte(machine, o) if o.halves else 0.0,
+            **room,
+        )
     )
     # layers that may still be paired have to stay as they are
     updates = FuseUpdates(gradients=o.gradients, alone=o.interleave == "off")
     return run_pipeline(graph, (grouping, updates))
+
+
+def _idle_per_byte(machine: Machine, o: CompileOptions) -> float:
+    """Bytes that DRAM moves while the vector unit makes one byte of a tensor."""
+    return _PASSES * machine.bytes_per_cycle / (machine.lanes * element_bytes(o).element)
+
+
+_PASSES = 2.0
+"""How often the vector unit passes over what it makes, about: moments are read, maps compute."""
 
 
 def _halved(graph: Graph) -> Graph:

@@ -50,7 +50,7 @@ from ccnn.passes.move_cuts import moved_cuts
 from ccnn.passes.place_groups import place_groups
 from ccnn.passes.row_plan import Price, RowPlanner
 from ccnn.passes.sink import data_gradients_first, sink_nodes
-from ccnn.passes.steps import ElementBytes, Steps, make_steps
+from ccnn.passes.steps import ARRAY_OPS, ElementBytes, Steps, make_steps
 from ccnn.passes.tile_traffic import TileRoom
 from ccnn.passes.traffic import iterations_of, moved, uses
 
@@ -96,6 +96,9 @@ class SerializeMinibatch:
     """Or they are carried from one to the next: so many elements are copied for a byte."""
     tiles: TileRoom | None = None
     """How the rest of the buffer serves the tiles of products; None: they read all just once."""
+    idle_per_byte: float = 0.0
+    """What it costs that the array waits while other engines make a byte of the forward pass, as it
+    does where the samples of an iteration are too few to be in two places at once."""
     most_units: int = 128
     """Neighbouring units that move less than this part of all bytes are cut as one."""
     reach: int = 24
@@ -149,6 +152,7 @@ class Planner:
         self.alone = [
             float(sum(moved(uses(steps, k, k + 1), 1, ()))) for k in range(len(steps.nodes))
         ]
+        self.idle = np.cumsum([0.0, *map(self._beside_array, range(steps.backward))])
         self.bounds = bounds or _thinned(
             unit_bounds(steps), self.alone, forced_bounds(steps), options.most_units
         )
@@ -161,6 +165,20 @@ class Planner:
         """First position of a group to the least end from which on no group can begin there."""
         price = Price(options.start_bytes, 1 / options.macs_per_byte, 1 / options.copies_per_byte)
         self._by_rows = RowPlanner(steps, self.free, options.keep, price)
+
+    def _beside_array(self, k: int) -> float:
+        """Bytes that a kernel makes while the array does nothing for it."""
+        steps = self.steps
+        if steps.nodes[k].op in ARRAY_OPS:
+            return 0.0
+        return float(sum(steps.stores[s].size for s in steps.writes[k] if steps.stores[s].batched))
+
+    def _waits(self, plan: Plan, low: int, high: int) -> Plan:
+        """The plan of a run with what waiting costs where it cannot go in halves."""
+        if high > self.steps.backward or not 0 < plan.sub_batch < 2 * self.grain:
+            return plan
+        idle = self.options.idle_per_byte * float(self.idle[high] - self.idle[low])
+        return replace(plan, starts=plan.starts + idle)
 
     def price(self, i: int, j: int) -> float:
         """What units i … j - 1 cost as one group; infinity when they cannot be one."""
@@ -209,7 +227,7 @@ class Planner:
             found = self._grouped(self._look(low, high))
             if not found and self._is_hopeless(self._look(low, high)):
                 self._hopeless[low] = high
-            plans += found
+            plans += [self._waits(plan, low, high) for plan in found]
         return min(plans, key=lambda p: p.rank, default=Plan(inf, inf))
 
     def _look(self, low: int, high: int) -> Look:
@@ -287,7 +305,8 @@ class Planner:
             if size >= self.grain and self._may_run(look, size):
                 resident = look.squeeze(size, self.free)
                 used = float(look.live(resident).max(initial=0.0)) * size
-                plans.append(self._priced(look, resident, size, used, leave=True))
+                found = self._priced(look, resident, size, used, leave=True)
+                plans.append(self._waits(found, self.bounds[i], self.bounds[j]))
         return min(plans, key=lambda p: p.rank)
 
 
