@@ -8,7 +8,7 @@ from reference import DATA
 
 from ccnn.compiler.codegen import generate, make_context, plan_groups
 from ccnn.compiler.codegen.guests import Guest, welcomed
-from ccnn.compiler.codegen.packing import Rectangle
+from ccnn.compiler.codegen.packing import Rectangle, pack, top
 from ccnn.compiler.driver import CompileOptions, compile_model
 from ccnn.compiler.execution import random_inputs, run_steps
 from ccnn.compiler.mapper import map_graph
@@ -37,6 +37,36 @@ def test_guests_take_the_room_that_regions_leave_at_their_node():
     guests, placed = welcomed([small, too_large, fits], regions, 1700)
     assert guests == (fits,)
     assert placed == (*regions, Rectangle("w@1", 1, 2, 400, 600))
+
+
+def test_statistics_lie_apart_from_what_the_array_reads():
+    """Where they cost next to nothing; they take over each other's addresses, not those of data."""
+    data = (Rectangle("x", 0, 3, 64 * 400), Rectangle("dx", 3, 6, 64 * 400))
+    small = tuple(Rectangle(f"s{k}", k, k + 1, 64) for k in range(6))
+    placed = {r.name: r for r in pack((*data, *small))}
+    assert top(tuple(placed.values())) == 64 * 401
+    for s in small:
+        for d in data:
+            a, b = placed[s.name], placed[d.name]
+            assert a.address + a.size <= b.address or b.address + b.size <= a.address
+    # not when that would take much: statistics as large as data share its room
+    alike = tuple(replace(r, size=64) for r in (*data, *small[:3]))
+    assert top(pack(alike)) == 2 * 64
+
+
+def test_regions_are_loaded_in_the_order_of_their_need():
+    c = compiled(serialize="mbs2", norm="group", halves=True)
+    context = make_context(c.lowered, c.machine, c.options.dtype)
+    early = 0
+    for plan in plan_groups(context):
+        place = {n.name: k for k, n in enumerate(plan.nodes)}
+        order = [(at, place[n]) for at, found in sorted(plan.fetches.items()) for _, n in found]
+        needs = [need for _, need in order]
+        assert needs == sorted(needs)
+        assert all(at <= need for at, need in order)
+        early += sum(at < need for at, need in order)
+    assert early  # what is needed later is fetched while the array is at a node before
+    assert verify_program(c.program, c.machine) == []
 
 
 def test_what_is_fetched_whole_is_fetched_once_in_an_iteration():

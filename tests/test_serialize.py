@@ -246,6 +246,20 @@ def test_dear_starts_make_fewer_iterations():
     assert starts(0.0) > starts(100.0) > starts(10.0**6) == len(step("group").nodes)
 
 
+def test_waiting_for_the_vector_unit_has_its_price():
+    """Forward runs that cannot go in halves become dearer than runs of fewer layers."""
+    graph = step("group")
+    forward = {n.name for n in graph.nodes if n.phase == "forward"}
+
+    def sub_batches(idle: float) -> list[int]:
+        options = SerializeMinibatch(buffer_bytes=1500, mode="mbs2", idle_per_byte=idle)
+        groups = options(graph).groups
+        return [g.sub_batch for g in groups if g.sub_batch and forward.issuperset(g.nodes)]
+
+    assert min(sub_batches(0.0)) == 1
+    assert min(sub_batches(1.0)) == 2
+
+
 def test_work_that_waits_is_not_carried_past_a_barrier():
     b = Builder("waiting")
     x = b.input("x", (8, 4))
