@@ -225,8 +225,9 @@ def compiled(name: str, gbuf: int, norm: str, anew: str) -> Executed:
 TIMED = ("resnet50", "resnet101", "inception_v3", "vgg16")
 
 
-def timed(names: list[str], buffers: list[int]) -> Iterator[Row]:
-    """Schedules that save time: everything but the array's own work should hide behind it."""
+def timed(names: list[str], buffers: list[int], only: Sequence[str] = ()) -> Iterator[Row]:
+    """Schedules that save time (`only` these norms and recomputations, as 'group none'): everything
+    but the array's own work should hide behind it."""
     fast = BANDWIDTHS["HBM2 x2"]
     for gbuf in buffers or (10,):
         for name in names or TIMED:
@@ -234,6 +235,8 @@ def timed(names: list[str], buffers: list[int]) -> Iterator[Row]:
             yield against(name, gbuf, "baseline", base, base, array_x=beside_array(base))
             for norm in ("group", "exact"):
                 for anew in ("none", "cheap"):
+                    if only and f"{norm} {anew}" not in only:
+                        continue
                     run, alone = in_halves(name, gbuf, norm, anew, fast)
                     xs = {
                         "array_x": beside_array(run),
@@ -277,7 +280,8 @@ COLUMNS = (
 )  # fmt: skip
 HEAD = (
     "| net | MiB | schedule | DRAM GiB | DRAM x | strong | model | paper | goal | cycles x "
-    f"| array x | alone x | energy x | MACs x | groups | CPU s |\n| --- | ---: | --- {'| ---: ' * 13}|\n"
+    "| array x | alone x | energy x | MACs x | groups | CPU s |\n"
+    f"| --- | ---: | --- {'| ---: ' * 13}|\n"
 )
 
 
@@ -320,7 +324,8 @@ def main(arguments: list[str]) -> int:
                         help=f"{', '.join(NETWORKS)} or an ONNX file; again for more")  # fmt: skip
     parser.add_argument("--gbuf", action="append", default=[], type=int, metavar="MIB")
     parser.add_argument("--only", action="append", default=[], metavar="SCHEDULE",
-                        help="of the table: IL, full, mbs1, mbs2; again for more")  # fmt: skip
+                        help="of the table: IL, full, mbs1, mbs2; of time: 'group none', ..., "
+                        "'exact cheap'; again for more")  # fmt: skip
     parser.add_argument("--save", type=Path, metavar="FILE.json", help="also keep the rows there")
     parser.add_argument("--show", type=Path, metavar="FILE.json", help="only print rows kept there")
     asked = parser.parse_args(arguments)
@@ -335,7 +340,9 @@ def main(arguments: list[str]) -> int:
         return 0
     for part in asked.parts or PARTS:
         sys.stdout.write(f"\n{part}\n\n{HEAD}")
-        measure = partial(table, only=asked.only) if part == "table" else PARTS[part]
+        measure = PARTS[part]
+        if part in ("table", "time"):
+            measure = partial(measure, only=asked.only)
         for row in measure(asked.net, asked.gbuf):
             sys.stdout.write(show(row) + "\n")
             sys.stdout.flush()

@@ -108,13 +108,23 @@ def _stretched(
     nodes: Sequence[Node], placed: tuple[Rectangle, ...], fetched: Mapping[str, int], limit: int
 ) -> tuple[dict[str, int], tuple[Rectangle, ...]]:
     """Where regions are fetched, and lives made longer one by one, the largest first, each as long
-    as a gap below the limit allows while all others stay where they are."""
+    as a gap below the limit allows while all others stay where they are.
+
+    Lives may begin in the iteration before (below 0) or end in the next: loads then run ahead.
+    """
+    count = len(nodes)
     array = [i for i, n in enumerate(nodes) if n.op in ARRAY_OPS]
+    around = [i + turn for turn in (-count, 0, count) for i in array]
     early, found = dict(fetched), {r.name: r for r in placed}
 
     def move(r: Rectangle, begin: int, end: int) -> bool:
         wanted = replace(r, begin=begin, end=end)
-        others = [o for o in found.values() if o.name != r.name]
+        others = [
+            replace(o, begin=o.begin + turn, end=o.end + turn)
+            for o in found.values()
+            for turn in (-count, 0, count)
+            if o.name != r.name
+        ]
         address = gap(wanted, others)
         if address + r.size <= limit:
             found[r.name] = replace(wanted, address=address)
@@ -122,14 +132,17 @@ def _stretched(
 
     for r in sorted(placed, key=lambda r: (-r.size, r.begin, r.name)):
         if r.name in early:
-            for at in [i for i in array if i < early[r.name]][-_AHEAD:]:
-                if move(r, min(at, r.begin), r.end):
-                    early[r.name] = at
+            for at in [i for i in around if i < early[r.name]][-_AHEAD:]:
+                if r.end - min(at, r.begin) <= count and move(r, min(at, r.begin), r.end):
+                    early[r.name] = at if at >= 0 else early[r.name]
                     break
         r = found[r.name]
-        if nodes[min(r.end, len(nodes)) - 1].op in ARRAY_OPS:
-            move(r, r.begin, next((i for i in array if i >= r.end), len(nodes)))
-    return early, tuple(found.values())
+        if r.end <= count and nodes[r.end - 1].op in ARRAY_OPS:
+            after = next((i for i in around if i >= r.end), r.end)
+            if after - r.begin <= count:
+                move(r, r.begin, after)
+    lives = (replace(r, begin=max(r.begin, 0), end=min(r.end, count)) for r in found.values())
+    return early, tuple(lives)
 
 
 def _lives(
