@@ -67,9 +67,15 @@ def joined(rectangles: Sequence[Rectangle], shared: Mapping[str, str]) -> tuple[
 _AHEAD = 2
 """How many array nodes before their first use regions are fetched, where there is room."""
 
-OF_ROOM, OF_ROOM_AHEAD = 0.25, 0.6
-"""Share of the room left by the regions that longer lives may take: usually, and in groups that
-fetch ahead."""
+_SHARE, _SHARE_AHEAD = 0.25, 0.6
+"""Of the room left by the regions, what longer lives may take: usually, and in groups that fetch
+ahead."""
+
+
+def room_ahead(gbuf_bytes: int, placed: Sequence[Rectangle], ahead: bool) -> int:
+    """How high regions may reach when they live longer than they must."""
+    height = top(placed)
+    return height + int((gbuf_bytes - height) * (_SHARE_AHEAD if ahead else _SHARE))
 
 
 def lengthened(

@@ -17,7 +17,7 @@ from ccnn.compiler.codegen.convolution import Conv, ConvDw, ConvDx
 from ccnn.compiler.codegen.emit import CodegenError, Region, Segment, segments
 from ccnn.compiler.codegen.guests import Guest, welcomed
 from ccnn.compiler.codegen.halves import half_of, may_halve, stage_ends, stages_of, to_ends
-from ccnn.compiler.codegen.lives import OF_ROOM, OF_ROOM_AHEAD, in_place, joined, lengthened
+from ccnn.compiler.codegen.lives import in_place, joined, lengthened, room_ahead
 from ccnn.compiler.codegen.packing import ALIGNMENT, Rectangle, pack, top
 from ccnn.compiler.codegen.scope import Margin, Scope, with_margin
 from ccnn.compiler.mapping import GroupDoesNotFit
@@ -167,8 +167,7 @@ def plan_group(context: Scope, group: Group, axis: BatchAxis, root: Mapping[str,
     placed = pack(to_ends(joined(rectangles, shared), ends))
     operands = _operands(context, nodes, axis, samples, names, turns, root, ends)
     guests, placed = welcomed(operands, placed, room)
-    share = OF_ROOM_AHEAD if group.ahead else OF_ROOM
-    limit = top(placed) + int((room - top(placed)) * share)
+    limit = room_ahead(room, placed, group.ahead)
     fetches, placed = lengthened(limit, nodes, names, placed, guests)
     names = {t: shared.get(region, region) for t, region in names.items()}
     budget = _budget(nodes, room, top(placed))
