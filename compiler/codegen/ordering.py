@@ -6,7 +6,9 @@ engines apart; between sections that touch the same bytes the links found here d
 
 from __future__ import annotations
 
-from dataclasses import dataclass
+from dataclasses import dataclass, field
+
+import numpy as np
 
 from ccnn.targets.program import DTYPE_BYTES
 
@@ -71,50 +73,67 @@ def order_sections(touched: Touched, regions: list[Region], once: set[int]) -> l
     An engine's own work is in order; of one engine's sections only the last before a section
     needs a link, since its tokens speak for everything it issued before.
     """
-    parts = {name: place for r in regions for name, place in r.parts.items()}
-    overlap = {
-        name: {o for o, (low, high) in parts.items() if low < end and begin < high}
-        for name, (begin, end) in parts.items()
-    }
+    overlap = _overlaps({name: place for r in regions for name, place in r.parts.items()})
     names = {name for section in touched.values() for _, name in section}
-    overlap |= {name: {name} for name in names if name not in overlap}
-    engines = sorted({engine for section in touched.values() for engine, _ in section})
-    uses = {e: {s: _use(found, e) for s, found in touched.items()} for e in engines}
-    uses = {e: {s: use for s, use in of.items() if any(use)} for e, of in uses.items()}
+    overlap |= {name: [name] for name in names if name not in overlap}
+    uses = _uses(touched)
+    engines = sorted(uses)
     links = []
     for after in sorted(touched):
         for taker in engines:
-            if after not in uses[taker]:
-                continue
-            read, written = uses[taker][after]
-            needs = _over(overlap, written), _over(overlap, read | written)
-            for giver in engines:
+            written = _over(overlap, uses[taker].of(after, True))
+            both = written | _over(overlap, uses[taker].of(after, False))
+            for giver in engines if both else ():
                 if giver != taker:
-                    meets = [s for s, use in uses[giver].items() if _meet(use, needs)]
+                    meets = uses[giver].sections(written, both)
                     links += _last_link(meets, once, (after, taker, giver))
     return links
 
 
-Regions = frozenset[str]
+def _overlaps(parts: dict[str, tuple[int, int]]) -> dict[str, list[str]]:
+    """For each part those that share bytes with it."""
+    names = list(parts)
+    low, high = (np.array([p[k] for p in parts.values()], np.int64) for k in (0, 1))
+    return {
+        name: [names[k] for k in np.flatnonzero((low < end) & (begin < high))]
+        for name, (begin, end) in parts.items()
+    }
 
 
-def _use(section: dict[tuple[str, str], bool], engine: str) -> tuple[Regions, Regions]:
-    """The regions that an engine reads and those that it writes in a section."""
-    mine = [(region, writes) for (e, region), writes in section.items() if e == engine]
-    return frozenset(r for r, writes in mine if not writes), frozenset(r for r, w in mine if w)
+@dataclass
+class _Uses:
+    """What one engine touches: the regions by section and the sections by region, each for
+    reads (False) and for writes (True)."""
+
+    regions: dict[tuple[int, bool], list[str]] = field(default_factory=dict)
+    places: dict[tuple[str, bool], list[int]] = field(default_factory=dict)
+
+    def of(self, section: int, writes: bool) -> list[str]:
+        """The regions that a section reads, or those that it writes."""
+        return self.regions.get((section, writes), [])
+
+    def sections(self, read: set[str], written: set[str]) -> set[int]:
+        """The sections that read one of these regions or write one of those."""
+        found = {s for name in read for s in self.places.get((name, False), ())}
+        return found.union(*(self.places.get((name, True), ()) for name in written))
 
 
-def _over(overlap: dict[str, set[str]], names: Regions) -> Regions:
+def _uses(touched: Touched) -> dict[str, _Uses]:
+    found: dict[str, _Uses] = {}
+    for section, regions in touched.items():
+        for (engine, region), writes in regions.items():
+            uses = found.setdefault(engine, _Uses())
+            uses.regions.setdefault((section, writes), []).append(region)
+            uses.places.setdefault((region, writes), []).append(section)
+    return found
+
+
+def _over(overlap: dict[str, list[str]], names: list[str]) -> set[str]:
     """All regions that share bytes with one of these."""
-    return frozenset().union(*(overlap[name] for name in names))
+    return {other for name in names for other in overlap[name]}
 
 
-def _meet(use: tuple[Regions, Regions], needs: tuple[Regions, Regions]) -> bool:
-    """True when one reads what the other writes, or both write the same."""
-    return not (use[0].isdisjoint(needs[0]) and use[1].isdisjoint(needs[1]))
-
-
-def _last_link(meets: list[int], once: set[int], who: tuple[int, str, str]) -> list[Link]:
+def _last_link(meets: set[int], once: set[int], who: tuple[int, str, str]) -> list[Link]:
     """The link from the last section in which `giver` touched what `taker` now needs.
 
     One in the same iteration; only when there is none, one from the iteration before.
