@@ -328,10 +328,13 @@ def _elsewhere(
     block = Block.of(c, kernel, c.machine)
     if not may_use_lanes(node) or isinstance(block, PairBlock):
         return None
-    if block:
-        return _run(c, *block.elsewhere(c.mapping, node, chosen))
-    context = make_context(c.lowered, c.machine, c.options.dtype)
-    tiling = choose_tiling(gemm_of(context, node, not chosen.on_lanes), c.machine)
+    try:
+        if block:
+            return _run(c, *block.elsewhere(c.mapping, node, chosen))
+        context = make_context(c.lowered, c.machine, c.options.dtype)
+        tiling = choose_tiling(gemm_of(context, node, not chosen.on_lanes), c.machine)
+    except MappingError:
+        return None
     return _run(c, tiling, partial(_written, c, node, number, c.machine, tiling))
 
 

@@ -14,6 +14,7 @@ from test_truth import check
 from test_truth import executed as executed_step
 
 from ccnn.compiler.codegen import gemm_of, generate, make_context
+from ccnn.compiler.codegen.lanes import may_use_lanes
 from ccnn.compiler.driver import CompileOptions, compile_model
 from ccnn.compiler.explain import explain_node
 from ccnn.compiler.explain_text import show_explanation
@@ -285,6 +286,18 @@ def test_bounds_of_a_depthwise_convolution():
     assert found["energy_pj"] == pytest.approx(
         macs * min(pj["mac_16bit"], pj["vector_op"]) + moved * pj["dram_byte"] + rest
     )
+
+
+def test_explain_puts_one_layer_of_a_block_on_the_other_unit():
+    c = compile_model(MOBILENET, CompileOptions(batch=4, serialize="mbs2"))
+    inside = {name for group in c.lowered.groups for name in group.nodes}
+    node = next(n for n in c.lowered.nodes if n.name in inside and may_use_lanes(n))
+    story = next(s for s in explain_node(c, node.name).kernels if s.node == node.name)
+    assert story.tiling is not None
+    assert story.tiling.on_lanes
+    assert story.elsewhere is not None
+    assert "lanes" not in story.elsewhere.tiling
+    assert story.elsewhere.cycles != story.detail.cycles
 
 
 def test_explain_says_what_the_other_unit_takes(capsys):
