@@ -221,3 +221,37 @@ def test_branch_that_is_known_stands_in_place_of_its_if(width: int, op: str) -> 
 def test_branch_that_data_choose_is_refused() -> None:
     with pytest.raises(ReadError, match="control flow cannot be scheduled"):
         read_model(squeezed_if_one(2, "data"))
+
+
+# ---- what is no parameter
+
+
+def test_buffers_are_constants_where_the_file_tells_them() -> None:
+    """torch.export knows parameters from buffers, and its exporter writes it at each value."""
+    weights = {"w": W, "grid": np.ones((3, 3), np.float32)}
+    state = {k: np.ones(3, np.float32) for k in ("scale", "bias", "mean", "var")}
+    nodes = [
+        helper.make_node("Conv", ["x", "w"], ["h"]), helper.make_node("Add", ["h", "grid"], ["g"]),
+        helper.make_node("BatchNormalization", ["g", *state], ["y"]),
+    ]  # fmt: skip
+    model = build(nodes, {"x": NCHW}, ["y"], weights | state)
+    for name in (*weights, *state):
+        value = helper.make_tensor_value_info(name, 1, None)
+        kind = "BUFFER" if name in ("grid", "mean", "var") else "PARAMETER"
+        value.metadata_props.add(key="pkg.torch.export.graph_signature.InputSpec.kind", value=kind)
+        model.graph.value_info.append(value)
+    result = read_model(model)
+    assert {t.name for t in result.graph.of_role("parameter")} == {"w", "scale", "bias"}
+    assert {t.name for t in result.graph.of_role("state")} == {"mean", "var"}
+    assert "1 initializers are buffers, as the file says ('grid')" in notes(result)
+
+
+def test_filter_in_a_constant_node_stays_beside_weights_in_initializers() -> None:
+    """The filter of a blur, where the file keeps what is trained elsewhere."""
+    blur = np.full((3, 1, 2, 2), 0.25, np.float32)
+    nodes = [
+        constant("blur", blur), helper.make_node("Conv", ["x", "w"], ["h"]),
+        helper.make_node("Conv", ["h", "blur"], ["y"], group=3),
+    ]  # fmt: skip
+    graph = read_model(build(nodes, {"x": NCHW}, ["y"], {"w": W})).graph
+    assert {t.name for t in graph.of_role("parameter")} == {"w"}

@@ -10,6 +10,7 @@ from __future__ import annotations
 import math
 import re
 from dataclasses import dataclass, field
+from functools import cached_property
 from typing import Any, Literal
 
 import numpy as np
@@ -19,7 +20,7 @@ from ccnn.compiler.reader.load import Source
 from ccnn.compiler.reader.onnx_node import MAX_EXTENT, OnnxNode
 from ccnn.compiler.reader.options import ReadOptions
 from ccnn.compiler.reader.problems import Findings, Refusal
-from ccnn.compiler.reader.tensors import MAX_ELEMENTS
+from ccnn.compiler.reader.tensors import FLOATS, MAX_ELEMENTS
 from ccnn.compiler.reader.weights import Draw
 from ccnn.passes.graph import Builder, Node, freeze_attrs
 from ccnn.passes.ops import op_named
@@ -145,9 +146,12 @@ class Context:
         return self.tensor(position) if self.node.has(position) else ""
 
     def weight(self, position: int) -> str:
-        """Like `tensor` for a slot that holds weights: stored constants are trained as well."""
+        """Like `tensor` for a slot that holds weights: where the file keeps all of them in
+        Constant nodes, those are trained as well."""
         value = self.value(position)
         if isinstance(value, Known) and value.is_float and value.kind != "computed":
+            if value.kind == "stored" and self.weights_are_initializers:
+                return self.tensor_of(value)
             if value.kind == "stored":
                 self.findings.note("weights stored in Constant nodes are trained like initializers")
             return self.parameter(value, "parameter")
@@ -158,6 +162,15 @@ class Context:
                 "export the float model, before quantisation",
             )
         return self.tensor_of(value)
+
+    @cached_property
+    def weights_are_initializers(self) -> bool:
+        """True when the file has matrices or filters among its initializers: what it keeps in
+        Constant nodes is then meant to stay, such as the filter of a blur."""
+        return any(
+            len(t.dims) > 1 and t.data_type in FLOATS and name not in self.source.buffers
+            for name, t in self.source.initializers.items()
+        )
 
     def bias(self, position: int) -> str:
         """Like `weight`; '' for an absent bias and for one that is computed and zero."""

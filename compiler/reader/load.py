@@ -51,6 +51,8 @@ class Source:
     outputs: tuple[str, ...]
     folder: Folder | None
     total_nodes: int
+    buffers: frozenset[str] = frozenset()
+    """Initializers that the file says are no parameters."""
 
 
 def load_source(model: str | Path | bytes | ModelProto, findings: Findings) -> Source:
@@ -168,7 +170,18 @@ def _structure(proto: ModelProto, folder: Folder | None, findings: Findings) -> 
         proto.ir_version, opsets.get("", 0), tuple(needed),
         {k: v for k, v in initializers.items() if k in used},
         tuple(i for i in inputs if i.name in used), outputs, folder, len(nodes),
+        _buffers(graph),
     )  # fmt: skip
+
+
+def _buffers(graph: onnx.GraphProto) -> frozenset[str]:
+    """What torch.export knows as a buffer or a constant; its exporter says so at each value."""
+    return frozenset(
+        utf8(v.name)
+        for v in graph.value_info
+        for p in v.metadata_props
+        if p.key.endswith("InputSpec.kind") and p.value in ("BUFFER", "CONSTANT_TENSOR")
+    )
 
 
 def _check_opset(opset: int, findings: Findings) -> None:

@@ -46,6 +46,12 @@ def note_model(c: Context, outputs: list[str]) -> None:
             f"{c.counts['random']} random layers are left out: what they draw stands for its mean "
             "(--dropout keeps them active)"
         )
+    kept = [name for name in c.source.initializers if name in c.source.buffers]
+    kept = [name for name in kept if name not in c.builder.data]  # running statistics are state
+    if kept:
+        c.findings.note(
+            f"{len(kept)} initializers are buffers, as the file says ('{kept[0]}'): constants"
+        )
     if c.draws:
         c.findings.note(
             f"{len(c.draws)} weights are not in the file (ConstantOfShape); they are drawn with "

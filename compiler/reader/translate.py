@@ -153,7 +153,8 @@ def _input(c: Context, name: str) -> Value | None:
     if name not in c.env:
         try:
             array = to_array(c.source.initializers[name], c.source.folder)
-            c.env[name] = Known(array, name, "initializer")
+            kind = "computed" if name in c.source.buffers else "initializer"
+            c.env[name] = Known(array, name, kind)
         except Refusal as refusal:
             c.findings.error(refusal.why, refusal.fix, where=f"initializer '{name}'")
             c.env[name] = Broken()
