@@ -23,8 +23,8 @@ the paper's greedy merging.  `mode`:
            kept, bands of rows where one sample does not fit, groups that turn from forward to
            backward, weight gradients that leave their group and run behind it on the whole batch,
            where partial sums are dearer than operands, cuts within units (passes/move_cuts.py),
-           and where there are barriers also an order in which cheap vector work waits until its
-           result is needed
+           and where there are barriers also orders in which cheap vector work waits until its
+           result is needed, and branches go side by side from barrier to barrier
 
 Nodes that need the whole batch at once (statistics of an exact batch norm, then what reads them)
 are never in one looped group.  Where not even the smallest sub-batch fits, nodes stay alone.
@@ -36,7 +36,7 @@ from __future__ import annotations
 from collections.abc import Sequence
 from dataclasses import dataclass, field, replace
 from functools import cache
-from itertools import pairwise
+from itertools import accumulate, pairwise
 from math import ceil, inf
 from typing import ClassVar, Literal
 
@@ -46,6 +46,7 @@ from ccnn.passes.batch_axis import batch_axis
 from ccnn.passes.graph import Graph, GraphError
 from ccnn.passes.group_plan import Look, Plan, Tables, Window
 from ccnn.passes.grouping import Cuts, group_exactly, group_greedily
+from ccnn.passes.level_order import by_levels
 from ccnn.passes.move_cuts import moved_cuts
 from ccnn.passes.place_groups import place_groups
 from ccnn.passes.row_plan import Price, RowPlanner
@@ -127,16 +128,13 @@ class SerializeMinibatch:
         if self.mode == "best" and any(
             b >= 0 for b in make_steps(graph, axis, self.bytes_per).barrier
         ):
-            orders.append(sink_nodes(graph))
-        planned = []
-        for order in orders:
-            planner = Planner(make_steps(order, axis, self.bytes_per), self)
-            groups = planner.refined(planner.choose())
-            if self.mode == "best" and self.method == "exact" and self.reach:
-                groups = planner.moved(groups)
-            planned.append((_cost(groups), planner.steps, groups))
-        _, steps, groups = min(planned, key=lambda p: p[0])
-        return place_groups(steps, groups)
+            orders += [sink_nodes(graph), sink_nodes(by_levels(graph, axis))]
+        planners = (Planner(make_steps(order, axis, self.bytes_per), self) for order in orders)
+        planned = [(planner, planner.refined(planner.choose())) for planner in planners]
+        planner, groups = min(planned, key=lambda p: _cost(p[1]))
+        if self.mode == "best" and self.method == "exact" and self.reach:
+            groups = planner.moved(groups)
+        return place_groups(planner.steps, groups)
 
 
 class Planner:
@@ -321,7 +319,7 @@ def unit_bounds(steps: Steps) -> tuple[int, ...]:
 
     A tensor counts between its writer and its last reader in the same direction (forward or
     backward); what is less than a sixteenth of the largest does not count.  Besides, one begins
-    wherever a whole batch has to be complete.
+    wherever a whole batch has to be complete, and with the first kernel that waits for it.
     """
     count = len(steps.nodes)
     ends: dict[int, list[tuple[int, float]]] = {}
@@ -331,7 +329,7 @@ def unit_bounds(steps: Steps) -> tuple[int, ...]:
         same = [r for r in store.readers if (r < steps.backward) == (store.writer < steps.backward)]
         if same:
             ends.setdefault(store.writer, []).append((same[-1], store.size))
-    bounds, live, forced = [0], [], forced_bounds(steps)
+    bounds, live, forced = [0], [], forced_bounds(steps) | _first_waits(steps)
     for k in range(1, count):
         live = [e for e in (*live, *ends.get(k - 1, ())) if e[0] >= k]
         largest = max((size for _, size in live), default=0)
@@ -344,6 +342,12 @@ def unit_bounds(steps: Steps) -> tuple[int, ...]:
 def forced_bounds(steps: Steps) -> set[int]:
     """Where no loop can lead across: the turn to backward, and behind what others wait for."""
     return {steps.backward, *(p + 1 for p in steps.barrier if p >= 0)}
+
+
+def _first_waits(steps: Steps) -> set[int]:
+    """Kernels that wait for more than all before them."""
+    most = accumulate(steps.barrier, max, initial=-1)
+    return {k for k, (b, before) in enumerate(zip(steps.barrier, most, strict=False)) if b > before}
 
 
 def _thinned(

@@ -18,6 +18,7 @@ from ccnn.passes.check import verify
 from ccnn.passes.graph import Builder, Graph, GraphError
 from ccnn.passes.grouping import group_exactly, group_greedily, total
 from ccnn.passes.interpret import interpret
+from ccnn.passes.level_order import by_levels
 from ccnn.passes.move_cuts import moved_cuts
 from ccnn.passes.norm_policy import NormPolicy
 from ccnn.passes.place_groups import place_groups
@@ -279,6 +280,45 @@ def test_work_that_waits_is_not_carried_past_a_barrier():
     np.testing.assert_array_equal(interpret(sunk, values)[late], interpret(graph, values)[late])
     grouped = SerializeMinibatch(buffer_bytes=60)(graph)
     assert [g.nodes for g in grouped.groups] == [("early", "late")]
+
+
+@pytest.mark.parametrize("recompute", ["none", "cheap"])
+def test_levels_change_the_order_alone(recompute):
+    graph = step("exact", recompute)
+    found = by_levels(graph, batch_axis(graph))
+    assert set(found.nodes) == set(graph.nodes)
+    assert found.nodes != graph.nodes
+    verify(found)
+    before, after = (interpret(g, values(graph)) for g in (graph, found))
+    for name in graph.needed:
+        np.testing.assert_array_equal(after[name], before[name])
+
+
+def test_levels_bring_branches_together():
+    """Both layers that read a go in one sweep, and so do the gradients that make da."""
+    b = Builder("branches")
+    x = b.input("x", (8, 4))
+    b.phase = "forward"
+
+    def cheap(name: str, *reads: str) -> str:
+        text = "+".join("abc"[: len(reads)])
+        return b.emit("map", reads, name=name, exprs=(text,), dtypes=("float",))
+
+    def whole(name: str, read: str) -> str:
+        attrs = {"axes": (0,), "kind": "sum", "exprs": ("a",), "dtypes": ("accum",)}
+        return b.emit("reduce", [read], name=name, **attrs)
+
+    a = cheap("a", x)
+    long = cheap("long2", cheap("long1", a), whole("s1", a))
+    short = cheap("short", a)
+    y = cheap("y", long, whole("s2", long), short)
+    b.phase = "backward"
+    dshort = cheap("dshort", y)
+    dlong = cheap("dlong", y, whole("s3", y))
+    out = cheap("da", dlong, dshort)
+    found = by_levels(graph := b.build([out]), batch_axis(graph))
+    names = [n.name for n in found.nodes]
+    assert names == ["a", "long1", "s1", "short", "long2", "s2", "y", "s3", "dshort", "dlong", "da"]
 
 
 def test_nothing_fits_nothing_is_grouped():
