@@ -69,6 +69,7 @@ def grouped(graph: Graph, machine: Machine, o: CompileOptions, share: float) -> 
             rows=o.rows == "auto",
             tiles=tiles,
             idle_per_byte=_idle_per_byte(machine, o) if o.halves else 0.0,
+            hand_over=o.interleave == "off" and not o.halves,
             **room,
         )
     )

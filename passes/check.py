@@ -169,6 +169,26 @@ def groups_hold_what_they_use(graph: Graph) -> Iterator[str]:
                 yield f"group {k} names '{name}'"
 
 
+def groups_find_what_was_left(graph: Graph) -> Iterator[str]:
+    """What a group leaves on chip the next group finds, from the other end of the batch; both
+    touch it, loop over whole images and do not share them with other groups."""
+    nothing: tuple[tuple[str, ...], int] = (), 0
+    nodes = {node.name: node for node in graph.nodes}
+    ends = zip((None, *graph.groups), (*graph.groups, None), strict=True)
+    for k, (one, other) in enumerate(ends):
+        left = (one.left, one.left_samples) if one else nothing
+        if left != ((other.found, other.found_samples) if other else nothing):
+            yield f"group {k} does not find what the group before leaves"
+        if left == nothing or not one or not other:
+            continue
+        for group in (one, other):
+            used = {t for n in group.nodes for t in (*nodes[n].inputs, *nodes[n].outputs)}
+            if not used.issuperset(left[0]) or group.rows or group.halves or group.interleaved:
+                yield f"group of '{group.nodes[0]}' cannot hand over {left[0]}"
+        if one.left_samples < 1:
+            yield f"group {k} finds {one.left_samples} samples"
+
+
 RULES: tuple[Rule, ...] = (
     names_agree,
     tensors_exist,
@@ -182,5 +202,6 @@ RULES: tuple[Rule, ...] = (
     data_fits,
     groups_are_runs,
     groups_hold_what_they_use,
+    groups_find_what_was_left,
 )
 """In the order they are checked."""

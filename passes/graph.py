@@ -112,6 +112,10 @@ class Group:
 
     `ahead`: what later nodes need may be fetched early into most of the room that is left, at the
     expense of tiles.
+
+    `backwards`: the last samples go first.  Of the tensors that are `left` the last samples that
+    pass stay in the buffer when the group ends, and the next group has `found` them there: they
+    are the first that pass.
     """
 
     nodes: tuple[str, ...]
@@ -124,6 +128,11 @@ class Group:
     carried: bool = False
     halves: bool = False
     ahead: bool = False
+    backwards: bool = False
+    found: tuple[str, ...] = ()
+    found_samples: int = 0
+    left: tuple[str, ...] = ()
+    left_samples: int = 0
 
 
 @dataclass(frozen=True)

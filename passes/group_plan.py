@@ -59,6 +59,14 @@ class Plan:
     """Rows that two bands need stay in the buffer instead of being made again."""
     again: float = 0.0
     """DRAM bytes that tiles are expected to read again, in a room that is small."""
+    backwards: bool = False
+    """The last samples go first."""
+    found: Sequence[str] = ()
+    """Stores of which the group before left samples in the buffer."""
+    found_samples: int = 0
+    left: Sequence[str] = ()
+    """Stores of which the group leaves samples for the next."""
+    left_samples: int = 0
 
     @property
     def cost(self) -> float:

@@ -34,6 +34,11 @@ def place_groups(steps: Steps, chosen: Sequence[tuple[tuple[int, int], Plan]]) -
                 tuple(t for t in touched if steps.root[t] in plan.kept),
                 plan.rows,
                 carried=plan.carried,
+                backwards=plan.backwards,
+                found=tuple(plan.found),
+                found_samples=plan.found_samples,
+                left=tuple(plan.left),
+                left_samples=plan.left_samples,
             )
         )
         for k in plan.leaving:

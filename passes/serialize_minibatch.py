@@ -46,6 +46,7 @@ from ccnn.passes.batch_axis import batch_axis
 from ccnn.passes.graph import Graph, GraphError
 from ccnn.passes.group_plan import Look, Plan, Tables, Window
 from ccnn.passes.grouping import Cuts, group_exactly, group_greedily
+from ccnn.passes.hand_over import hand_over
 from ccnn.passes.level_order import by_levels
 from ccnn.passes.move_cuts import moved_cuts
 from ccnn.passes.place_groups import place_groups
@@ -105,6 +106,9 @@ class SerializeMinibatch:
     reach: int = 24
     """Under `best`, how many nodes at a time the end of a group is moved by, to find a better one;
     0: groups are whole units."""
+    hand_over: bool = False
+    """Under `best`, what the last sub-batches of a group leave in the buffer stays there for the
+    next group, which begins with them (passes/hand_over.py)."""
     bytes_per: ElementBytes = field(default_factory=ElementBytes)
 
     def __post_init__(self) -> None:
@@ -134,6 +138,8 @@ class SerializeMinibatch:
         planner, groups = min(planned, key=lambda p: _cost(p[1]))
         if self.mode == "best" and self.method == "exact" and self.reach:
             groups = planner.moved(groups)
+            if self.hand_over:
+                groups = hand_over(planner.steps, groups, planner.smaller)
         return place_groups(planner.steps, groups)
 
 
@@ -159,6 +165,7 @@ class Planner:
         self._tables = Tables(steps, options.in_place, options.tiles)
         self._terms = (self.batch, options.start_bytes)
         self._windows: dict[int, Window] = {}
+        self._smaller: dict[tuple[tuple[int, int], int, float], Plan | None] = {}
         self._hopeless: dict[int, int] = {}
         """First position of a group to the least end from which on no group can begin there."""
         price = Price(options.start_bytes, 1 / options.macs_per_byte, 1 / options.copies_per_byte)
@@ -205,6 +212,24 @@ class Planner:
         cuts |= {k for (low, high), plan in groups if plan.alone for k in range(low, high)}
         cuts = moved_cuts(sorted(cuts), fine.price, unit_bounds(self.steps), self.options.reach)
         return min(groups, fine.refined(tuple(pairwise(cuts))), key=_cost)
+
+    def smaller(self, span: tuple[int, int], plan: Plan, size: int, taken: float) -> Plan | None:
+        """A group's plan at this sub-batch with so many bytes taken by what others leave in the
+        buffer; None where it does not fit."""
+        key = span, size, taken
+        if key not in self._smaller:
+            self._smaller[key] = self._at_size(self._look(*span), plan, size, taken)
+        return self._smaller[key]
+
+    def _at_size(self, look: Look, plan: Plan, size: int, taken: float) -> Plan | None:
+        if not self._may_run(look, size):
+            return None
+        names, there = self._tables.names, {*plan.resident}
+        resident = np.array([names[s] in there for s in look.window.touched], bool)
+        used = float(look.live(resident).max(initial=0.0)) * size + taken
+        if used > self.free:
+            return None
+        return self._priced(look, resident, size, used, leave=True)
 
     def _one_each_way(self) -> Cuts:
         turn = next(k for k in range(self.units + 1) if self.bounds[k] >= self.steps.backward)

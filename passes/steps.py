@@ -61,6 +61,8 @@ class Steps:
     """Per node: the last position whose result for the whole batch it waits for, or -1."""
     backward: int
     """Position of the first kernel of the backward pass."""
+    padded: frozenset[str] = frozenset()
+    """Stores that some kernel reads with zeros around their images."""
 
 
 @dataclass(frozen=True)
@@ -107,7 +109,8 @@ def make_steps(graph: Graph, axis: BatchAxis, sizes: ElementBytes) -> Steps:
     }  # fmt: skip
     taken = {root[i] for n in graph.nodes if n.attr("fused") for i in n.inputs}
     taken -= {root[t] for t in graph.needed}
-    margins = _margins(graph, root) if sizes.margins else {}
+    around = _margins(graph, root)
+    margins = around if sizes.margins else {}
     stores = {}
     for s in touched:
         tensor, batched = graph[s], s in axis.rows
@@ -131,8 +134,9 @@ def make_steps(graph: Graph, axis: BatchAxis, sizes: ElementBytes) -> Steps:
         )
     backward = next((k for k, n in enumerate(nodes) if n.phase == "backward"), len(nodes))
     return Steps(
-        graph, axis, root, nodes, reads, writes, stores, _barriers(graph, axis, nodes), backward
-    )
+        graph, axis, root, nodes, reads, writes, stores, _barriers(graph, axis, nodes), backward,
+        frozenset(s for s, more in around.items() if more > 1),
+    )  # fmt: skip
 
 
 def _margins(graph: Graph, root: Mapping[str, str]) -> dict[str, float]:

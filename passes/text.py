@@ -8,7 +8,8 @@
     output %y
     gradient %w = %dw
     update %w = %w2
-    group [mul_1, add_2] sub_batch 4 resident [%y] kept [%w]
+    group [mul_1, add_2] sub_batch 4 resident [%y] kept [%w] left 2 [%y]
+    group [relu_3] sub_batch 4 backwards resident [%z] kept [] found 2 [%y]
 
 An absent input is written `_`, attributes stand in braces as Python literals.  Names with
 unusual characters stand in quotes.  Values of constants with at most 16 elements are written;
@@ -96,7 +97,14 @@ def _group(group: Group) -> str:
     size += " interleaved" if group.interleaved else ""
     size += " halves" if group.halves else ""
     size += " ahead" if group.ahead else ""
-    return f"group [{nodes}] {size} resident [{resident}] kept [{kept}]"
+    size += " backwards" if group.backwards else ""
+    line = f"group [{nodes}] {size} resident [{resident}] kept [{kept}]"
+    for word, samples, names in (
+        ("found", group.found_samples, group.found),
+        ("left", group.left_samples, group.left),
+    ):
+        line += f" {word} {samples} [{', '.join(map(_ref, names))}]" if names else ""
+    return line
 
 
 @dataclass
@@ -319,11 +327,19 @@ def _read_group(reader: _Reader, graph: _Parts) -> Group:
     interleaved = reader.accept("interleaved ")
     halves = reader.accept("halves ")
     ahead = reader.accept("ahead ")
+    backwards = reader.accept("backwards ")
     tensors = []
     for what in ("resident ", "kept "):
         reader.expect(what)
         tensors.append(_list(reader, lambda: graph.known(reader, reader.ref())))
-    return Group(nodes, count, tensors[0], tensors[1], rows, interleaved, carried, halves, ahead)
+    handed: list[Any] = []
+    for what in ("found ", "left "):
+        there = reader.accept(what)
+        samples = _count(reader, "samples") if there else 0
+        names = _list(reader, lambda: graph.known(reader, reader.ref())) if there else ()
+        handed += [names, samples]
+    flags = rows, interleaved, carried, halves, ahead, backwards
+    return Group(nodes, count, tensors[0], tensors[1], *flags, *handed)
 
 
 def _count(reader: _Reader, what: str) -> int:

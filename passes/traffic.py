@@ -10,6 +10,9 @@ A group runs I = ceil(N / sub_batch) iterations.  With c nodes of the group that
     sum over the batch         one write; not kept, also I - 1 reads and writes of partial sums;
                                no write when an update in the layer's epilogue takes it all
 
+What a group leaves in the buffer the next one does not read, and is not written where only the two
+need it; what the group itself only reads, it then reads once.
+
 A group that runs by rows has an iteration a band, and reads the rows that two bands need twice.
 
 Summed over all groups, with every node outside a group as a group of its own of one iteration,
@@ -23,8 +26,9 @@ bytes of a sample, and what is kept; a store is there from its first use in the 
 
 from __future__ import annotations
 
-from collections.abc import Collection, Iterable
+from collections.abc import Collection, Iterable, Mapping
 from dataclasses import dataclass
+from itertools import pairwise
 from math import ceil
 
 from ccnn.passes.batch_axis import batch_axis
@@ -129,6 +133,27 @@ def moved_by_rows(
     return read, written
 
 
+Side = tuple[tuple[int, int], Mapping[str, Use], Collection[str]]
+"""A group: its positions (first, one past the last), what it uses, and what is resident."""
+
+
+def handed(steps: Steps, name: str, samples: int, one: Side, other: Side) -> tuple[int, int]:
+    """Bytes (read, written) that are saved when so many samples of a store stay in the buffer
+    from one group to the next."""
+    store = steps.stores[name]
+    size = store.size * samples // steps.axis.batch
+
+    def reads(side: Side) -> int:
+        _, found, resident = side
+        return min(1, found[name].reads) if name in resident else found[name].reads
+
+    if not one[1][name].written:
+        return (reads(one) - 1 + reads(other)) * size, 0
+    inside = {k for (low, high), *_ in (one, other) for k in range(low, high)}
+    only = not store.outside and inside.issuperset(store.readers)
+    return reads(other) * size, size if only else 0
+
+
 def iterations_of(sub_batch: int, batch: int) -> int:
     """How often a group runs."""
     return ceil(batch / sub_batch) if sub_batch else 1
@@ -158,6 +183,11 @@ def estimate(graph: Graph, sizes: ElementBytes | None = None, batch: int = 0) ->
     result = Traffic()
     for group in graph.groups:
         result += _group_traffic(steps, group, place)
+    for one, other in pairwise(graph.groups):
+        sides = [_side(steps, group, place) for group in (one, other) if one.left]
+        for name in one.left:
+            read, written = handed(steps, steps.root[name], one.left_samples, *sides)
+            result += Traffic(-read, -written)
     grouped = {n for g in graph.groups for n in g.nodes}
     for name, k in place.items():
         if name not in grouped:
@@ -180,6 +210,12 @@ def _apart(steps: Steps, node: Node, sizes: ElementBytes) -> Traffic:
         return sum(t.size * sizes.of(t.dtype) for t in tensors)
 
     return Traffic(size(node.inputs), size(node.outputs))
+
+
+def _side(steps: Steps, group: Group, place: Mapping[str, int]) -> Side:
+    inside = [place[n] for n in group.nodes if n in place]
+    span = inside[0], inside[-1] + 1
+    return span, uses(steps, *span), {steps.root[t] for t in group.resident}
 
 
 def _group_traffic(steps: Steps, group: Group, place: dict[str, int]) -> Traffic:

@@ -194,7 +194,8 @@ def encode(program: Program) -> bytes:
         out += [w.string(k.name), _integer(len(k.buffers))]
         for b in k.buffers:
             out += [w.string(b.name), w.string(b.space), w.string(b.dtype)]
-            out += [_integer(b.size), _integer(b.depth), _integer(b.address)]
+            depth = -b.depth if b.found else b.depth
+            out += [_integer(b.size), _integer(depth), _integer(b.address)]
         out.append(_integer(len(k.tokens)))
         out += [w.string(t.name) + _integer(t.initial) for t in k.tokens]
         out.append(w.body(k.body, 0))

@@ -2,7 +2,7 @@
 
 Layout: magic, version, CRC-32 of the rest, then the pools (strings, numbers, affines, views,
 matrices, slots, code; each operand is stored once and named by its index), the header, the kernels.
-Integers are zigzag varints.
+Integers are zigzag varints.  The depth of a buffer that is found as it was left is below zero.
 """
 
 from __future__ import annotations

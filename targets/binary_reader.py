@@ -238,7 +238,8 @@ class _Reader:
 
     def buffer(self) -> Buffer:
         name, space, dtype = self.string(), self.string(), self.string()
-        return Buffer(name, space, dtype, self.integer(), self.integer(), self.integer())
+        size, depth, address = self.integer(), self.integer(), self.integer()
+        return Buffer(name, space, dtype, size, abs(depth), address, depth < 0)
 
     def kernel(self) -> Kernel:
         name, buffers = self.string(), self.many(self.buffer)

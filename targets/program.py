@@ -327,6 +327,7 @@ class Buffer:
     """A named place on chip, for one kernel: `depth` slots of `size` elements each.
 
     `address` is in bytes and counts in the gbuf only; a slot of another space is one tile of it.
+    `found`: in the gbuf, with what an earlier kernel left in the same buffer at that address.
     """
 
     name: str
@@ -335,6 +336,7 @@ class Buffer:
     size: int
     depth: int = 1
     address: int = 0
+    found: bool = False
 
 
 @dataclass(frozen=True)

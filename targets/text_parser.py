@@ -267,7 +267,8 @@ class _Reader:
             self.open[0].tokens.append(Token(read_name(name), read_integer(initial)))
             return
         form = "_name _space _dtype[size] _depth=1 _@address"
-        name, space, typed, depth, address = _shape(words[1:], form)
+        found = words[6:] == ["found"]
+        name, space, typed, depth, address = _shape(words[1 : 6 if found else None], form)
         dtype, sizes = read_typed(typed)
         if len(sizes) != 1:
             raise BadLine("a buffer has one size: the elements of a slot")
@@ -275,6 +276,7 @@ class _Reader:
             Buffer(
                 read_name(name), read_name(space), dtype, sizes[0],
                 read_integer(depth.removeprefix("depth=")), read_integer(address.removeprefix("@")),
+                found,
             )
         )  # fmt: skip
 

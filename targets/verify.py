@@ -14,6 +14,7 @@ from ccnn.targets.program import Program
 from ccnn.targets.verify_bounds import bounds, capacity, header, structure
 from ccnn.targets.verify_common import Finding
 from ccnn.targets.verify_dram import contents, layout
+from ccnn.targets.verify_found import found
 from ccnn.targets.verify_modes import modes, sums, turns
 from ccnn.targets.verify_order import order
 
@@ -22,7 +23,7 @@ __all__ = ["RULES", "Finding", "verify_program"]
 Rule = Callable[[Program, Machine], Iterator[Finding]]
 
 RULES: tuple[Rule, ...] = (
-    header, structure, capacity, layout, bounds, modes, turns, sums, contents, order,
+    header, structure, capacity, layout, bounds, modes, turns, sums, contents, found, order,
 )  # fmt: skip
 """All rules; `header` and `structure` come first because the others rely on them."""
 

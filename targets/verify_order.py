@@ -29,6 +29,7 @@ from ccnn.targets.machine import Machine
 from ccnn.targets.program import ENGINES, Item, Kernel, Loop, Program, Sync
 from ccnn.targets.verify_common import Finding, about
 from ccnn.targets.verify_dram import crossings
+from ccnn.targets.verify_found import left_behind
 from ccnn.targets.verify_steps import Nest, Step, Turn, peers_of, slot_of, steps_of
 
 _LONGEST_QUEUE = 1024
@@ -235,8 +236,8 @@ def _single_ends(kernel: Kernel) -> Iterator[Finding]:
 def order(program: Program, machine: Machine) -> Iterator[Finding]:
     """No wait finds its token missing (tokens), accesses of two engines to one slot or to the
     same part of a tensor are ordered by tokens unless both read (hazards), and no slot is read
-    before it is written (defined)."""
-    for kernel in program.kernels:
+    before it is written (defined); what a later kernel finds is there when the kernel ends."""
+    for kernel, leaves in zip(program.kernels, left_behind(program.kernels), strict=True):
         yield from _single_ends(kernel)
         dram = crossings(program, kernel)
         body, count = steps_of(kernel, dram)
@@ -251,6 +252,17 @@ def order(program: Program, machine: Machine) -> Iterator[Finding]:
             latest=[{} for _ in names],
             written=bytearray(count) + b"\1" * len(dram.names),
         )
+        at = 0
+        for b in kernel.buffers:
+            if b.found:  # the rule `found` says whether it is
+                w.written[at : at + b.depth] = b"\1" * b.depth
+            at += b.depth
         with suppress(_TooLong):
             _run(w, body, names)
         yield from w.found.values()
+        at = 0
+        for b in kernel.buffers:
+            if b.name in leaves and not all(w.written[at : at + b.depth]):
+                message = f"buffer '{b.name}' is found by a later kernel, and is not whole here"
+                yield Finding("defined", kernel.name, message)
+            at += b.depth

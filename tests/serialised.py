@@ -8,6 +8,7 @@ from __future__ import annotations
 
 from collections.abc import Mapping
 from dataclasses import dataclass, field
+from itertools import pairwise
 
 import numpy as np
 
@@ -41,6 +42,16 @@ class SerialRun:
     most: float = 0.0
     axis: BatchAxis = field(init=False)
     root: dict[str, str] = field(init=False)
+    lies: dict[str, range] = field(default_factory=dict)
+    """Stores that the group before left in the buffer, and the samples of them."""
+    found: set[str] = field(default_factory=set)
+    """Stores whose samples of this iteration lie where a group finds or leaves them."""
+    stays: set[str] = field(default_factory=set)
+    """Stores whose samples of this iteration stay for the next group."""
+    held: float = 0.0
+    """Bytes of all that is found and left."""
+    ends: tuple[bool, bool] = (True, True)
+    """Whether this is the first iteration, and the last."""
 
     def __post_init__(self) -> None:
         self.axis, self.root = batch_axis(self.graph), storage_roots(self.graph)
@@ -72,17 +83,61 @@ class SerialRun:
         last = {self.root[t]: k for k, n in enumerate(nodes) for t in (*n.inputs, *n.outputs) if t}
         parts: dict[str, list[np.ndarray]] = {}
         chip: set[str] = set()
-        for low in range(0, self.axis.batch, size):
-            high = min(low + size, self.axis.batch)
+        ways = self._ways(group, size)
+        for low, high in ways:
             chip &= on_chip[1]  # what is resident goes when an iteration ends
+            self.ends = (low, high) == ways[0], (low, high) == ways[-1]
+            self._pass_on(group, low, high)
             known: dict[str, np.ndarray] = {}
             for k, node in enumerate(nodes):
                 self._node(node, known, parts, low, high)
                 self._count(node, nodes, group, on_chip, chip, low, high)
                 for store in [s for s in chip if s in on_chip[0] and last[s] <= k]:
                     chip.discard(store)
+        if group in self.graph.groups:
+            self.lies = {self.root[t]: self._zones(group)[1] for t in group.left}
         for name, found in parts.items():
+            found = found[::-1] if group.backwards else found
             self.values[name] = found[0] if len(found) == 1 else np.concatenate(found)
+
+    def _zones(self, group: Group) -> tuple[range, range]:
+        """The samples that a group finds, and those that it leaves."""
+        batch, found, left = self.axis.batch, group.found_samples, group.left_samples
+        if group.backwards:
+            return range(batch - found, batch), range(left)
+        return range(found), range(batch - left, batch)
+
+    def _ways(self, group: Group, size: int) -> list[tuple[int, int]]:
+        """The iterations in their order: none is torn by what is found or left."""
+        marks = sorted({0, self.axis.batch, *(e for z in self._zones(group) for e in zone_ends(z))})
+        if group.backwards:
+            ways = [
+                (max(high - n - size, low), high - n)
+                for low, high in pairwise(marks)
+                for n in range(0, high - low, size)
+            ]
+            return sorted(ways, reverse=True)
+        return [
+            (low + n, min(low + n + size, high))
+            for low, high in pairwise(marks)
+            for n in range(0, high - low, size)
+        ]
+
+    def _pass_on(self, group: Group, low: int, high: int) -> None:
+        """What of the samples of an iteration lies in the buffer before and after the group."""
+        found, left = self._zones(group)
+        self.found = {self.root[t] for t in group.found} if low in found else set()
+        self.stays = {self.root[t] for t in group.left} if low in left else set()
+        for t in group.found:
+            assert self.lies[self.root[t]] == found, f"{t} was not left there"
+        room = [
+            sum(self.bytes_of(self.root[t], samples) for t in names)
+            for names, samples in (
+                (group.found, group.found_samples),
+                (group.left, group.left_samples),
+            )
+        ]
+        self.held = max(room) if set(found).isdisjoint(left) else sum(room)
 
     def _node(
         self, node: Node, known: dict[str, np.ndarray], parts: dict[str, list[np.ndarray]],
@@ -106,9 +161,9 @@ class SerialRun:
             elif kind == "sums" and name in parts:
                 parts[name] = [COMBINE[node.attr("kind", "sum")](parts[name][0], value)]
             else:
-                assert low == 0 or kind == "free", f"{node.name} needs the whole batch"
+                assert self.ends[0] or kind == "free", f"{node.name} needs the whole batch"
                 parts[name] = [value]
-                if high == self.axis.batch:  # there is no second part: may be read at once
+                if self.ends[1]:  # there is no second part: may be read at once
                     known[name] = value
 
     def _count(
@@ -119,29 +174,42 @@ class SerialRun:
             return
         resident, kept = on_chip
         for store in {self.root[i] for i in node.inputs if i}:
-            if store in chip:
+            if store in chip or store in self.found:
                 continue
             samples = high - low if store in self.axis.rows else None
             self.read += self.bytes_of(store, samples)
-            if store in resident | kept:
+            if store in self.stays:
+                self.found.add(store)
+            elif store in resident | kept:
                 chip.add(store)
         for store in {self.root[o] for o in node.outputs if o}:
             tensor = self.graph[store]
             if store in self.axis.rows:
-                if store in resident:
+                if store in self.stays:
+                    self.found.add(store)
+                    readers = [*nodes, *self._members(self._behind(group))]
+                elif store in resident:
                     chip.add(store)
-                if store not in resident or self._needed_elsewhere(store, nodes):
+                    readers = nodes
+                if store not in resident or self._needed_elsewhere(store, readers):
                     self.written += self.bytes_of(store, high - low)
                 continue
-            final = high == self.axis.batch
+            first, final = self.ends
             width = self.sizes.partial if tensor.dtype == "float" else self.sizes.accum
             if store in kept:
                 chip.add(store)
                 self.written += self.bytes_of(store) if final else 0
                 continue
-            self.read += tensor.size * width if low else 0
+            self.read += 0 if first else tensor.size * width
             self.written += self.bytes_of(store) if final else tensor.size * width
         self.most = max(self.most, self._room(chip, group, high - low))
+
+    def _behind(self, group: Group) -> Group:
+        """The next group."""
+        return self.graph.groups[self.graph.groups.index(group) + 1]
+
+    def _members(self, group: Group) -> list[Node]:
+        return [n for n in self.graph.nodes if n.name in group.nodes]
 
     def _needed_elsewhere(self, store: str, nodes: list[Node]) -> bool:
         inside = {n.name for n in nodes}
@@ -161,7 +229,12 @@ class SerialRun:
             width = self.sizes.partial if tensor.dtype == "float" else self.sizes.accum
             inside = made is not None and made.name in group.nodes
             room += tensor.size * width if inside else self.bytes_of(store)
-        return room + sum(self.bytes_of(s, samples) for s in chip - kept)
+        return room + self.held + sum(self.bytes_of(s, samples) for s in chip - kept)
+
+
+def zone_ends(zone: range) -> tuple[int, ...]:
+    """Where a stretch of samples begins and ends."""
+    return (zone.start, zone.stop) if zone else ()
 
 
 @dataclass

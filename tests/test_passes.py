@@ -129,6 +129,8 @@ def broken(rule: str) -> Graph:
             return replace(graph, groups=(Group(("mul",)), Group(("mul",))))
         case "groups_hold_what_they_use":
             return replace(graph, groups=(Group(("mul",), 1, ("x",), ("x",)),))
+        case "groups_find_what_was_left":
+            return replace(graph, groups=(Group(("mul",), 1, left=("x",), left_samples=1),))
     raise AssertionError(rule)
 
 

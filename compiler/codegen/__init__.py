@@ -18,6 +18,7 @@ from ccnn.compiler.codegen.emit import CodegenError, KernelWriter
 from ccnn.compiler.codegen.gemm import Gemm
 from ccnn.compiler.codegen.gemm_writer import write_gemm
 from ccnn.compiler.codegen.group import write_group
+from ccnn.compiler.codegen.hand_over import passages
 from ccnn.compiler.codegen.layout import alias_roots, copy_nodes, machine_dtypes, place_tensors
 from ccnn.compiler.codegen.matmul import MatMul
 from ccnn.compiler.codegen.moments import write_moments
@@ -124,7 +125,7 @@ def generate(context: Scope, mapping: Mapping, name: str = "") -> Program:
             f"{context.machine.dram_bytes:,}; use a smaller --batch, a narrower --dtype or a "
             "machine with more (dram size_bytes)"
         )
-    kernels = []
+    kernels, room = [], context.machine.gbuf_bytes
     for node in nodes:
         if node.attr("fused"):
             continue
@@ -133,10 +134,12 @@ def generate(context: Scope, mapping: Mapping, name: str = "") -> Program:
             if node is pair.nodes[0]:
                 kernels.append(pair_kernel(context, mapping, pair, numbers))
         elif plan is None:
-            kernels.append(_kernel(context, mapping, node, numbers[node.name]))
+            kernels.append(_kernel(context, mapping, node, numbers[node.name], room))
         elif node is next(n for n in plan.nodes if n.op not in FREE):
             plan = replace(plan, budget=mapping.rooms.get(plan.name, plan.budget))
             kernels.append(group_kernel(context, mapping, plan, numbers))
+            left = [h.region.address for h in plan.passage.left]
+            room = min(left, default=context.machine.gbuf_bytes)
     dtype = next(d for d, a in PRECISIONS.values() if _matches(context, d, a))
     return Program(
         name or graph.name, context.machine.name, dtype, context.accum, dram, tensors,
@@ -151,7 +154,12 @@ def plan_groups(context: Scope) -> list[GroupPlan]:
     if not groups:
         return []
     axis, root = batch_axis(graph), alias_roots(graph)
-    return [plan_group(context, group, axis, root) for group in groups]
+    room = context.machine.gbuf_bytes
+    handed = passages(graph, groups, axis, root, context.dtypes, room)
+    return [
+        plan_group(context, group, axis, root, passage)
+        for group, passage in zip(groups, handed, strict=True)
+    ]
 
 
 def pairs_of(graph: Graph) -> list[Pair]:
@@ -175,8 +183,10 @@ def write_node(scope: Scope, kw: KernelWriter, mapping: Mapping, node: Node, key
         raise CodegenError(f"'{node.name}': no kernel for the op '{node.op}'; run `expand` first")
 
 
-def _kernel(context: Scope, mapping: Mapping, node: Node, number: int) -> Kernel:
-    kw = KernelWriter(node.name, number, context.machine.gbuf_bytes)
+def _kernel(context: Scope, mapping: Mapping, node: Node, number: int, room: int) -> Kernel:
+    """The kernel of a node that is in no group, in so many bytes of the buffer."""
+    kw = KernelWriter(node.name, number, room)
+    context = replace(context, budget=min(context.budget, room))
     write_node(context, kw, mapping, node, node.name)
     return kw.finish()
 

@@ -263,8 +263,9 @@ class KernelWriter:
             buffers.append(Buffer(p.name, p.space, p.dtype, p.size, p.depth, place))
         base = -(-address // 64) * 64
         for r in self.regions.values():
-            buffers.append(Buffer(r.name, "gbuf", r.dtype, r.size, r.depth, base + r.address))
-            address = max(address, base + r.address + r.bytes)
+            place = r.address + (0 if r.fixed else base)
+            buffers.append(Buffer(r.name, "gbuf", r.dtype, r.size, r.depth, place, r.found))
+            address = address if r.fixed else max(address, place + r.bytes)
         if address > self.gbuf_bytes:
             sizes = ", ".join(
                 f"{b.name} {b.size * b.depth * DTYPE_BYTES[b.dtype]}"

@@ -23,10 +23,20 @@ WriteNode = Callable[[Scope, KernelWriter, Node, str], None]
 """What writes a node whose tiling has this name."""
 
 
-def group_scope(context: Scope, plan: GroupPlan, samples: int) -> Scope:
-    """The scope of the group's nodes in an iteration of so many samples, with whole images."""
+def group_scope(
+    context: Scope, plan: GroupPlan, samples: int, finds: bool = False, leaves: bool = False
+) -> Scope:
+    """The scope of the group's nodes in an iteration of so many samples, with whole images: of
+    those that the group before left in the buffer, or of those left for the next."""
     regions = regions_of(plan, context.dtypes, context.accum)
     margins = plan.turns[0].margins if len(plan.turns) == 1 else {}
+    passage = plan.passage
+    lies = {h.tensor: h for h in passage.found if finds} | {
+        h.tensor: h for h in passage.left if leaves
+    }
+    handed = {t: lies[r] for t, r in plan.roots.items() if r in lies and t in plan.axis.rows}
+    skipped = {h.tensor: h.skipped for h in passage.made}
+    only = {h.tensor for h in passage.left if leaves and h.only}
     return replace(
         context,
         graph=plan.local(context.graph, samples),
@@ -34,11 +44,15 @@ def group_scope(context: Scope, plan: GroupPlan, samples: int) -> Scope:
         rows=plan.axis.rows,
         regions={t: regions[name] for t, name in plan.names.items()}
         | {g.region: regions[g.region] for g in plan.guests}
-        | {region: regions[region] for region in plan.above.values()},
+        | {region: regions[region] for region in plan.above.values()}
+        | {t: h.region for t, h in handed.items()},
+        begins={t: h.first for t, h in handed.items()},
+        skipped={t: skipped[r] for t, r in plan.roots.items() if r in skipped},
+        found=frozenset(t for t, h in handed.items() if h.region.found),
         margins={t: margins[name] for t, name in plan.names.items() if name in margins},
         sums={t: regions[t] for t in plan.sums},
         partial={t: partial_name(t) for t in plan.partial},
-        published=plan.published,
+        published=frozenset(t for t in plan.published if plan.roots[t] not in only),
         batch=plan.axis.batch,
     )
 
@@ -62,33 +76,35 @@ def write_group(
     roots: Mapping[str, str],
 ) -> Kernel:
     """The kernel of a group; `numbers` gives each node's place in the program's table."""
-    kw = KernelWriter(plan.name, min(numbers.values()), context.machine.gbuf_bytes)
-    scopes = {s: group_scope(context, plan, s) for s in plan.sizes}
-    one = next(iter(scopes.values()))
+    kw = KernelWriter(plan.name, min(numbers.values()), plan.passage.room)
+    keys = [(s, r.finds, r.leaves) for r in plan.runs for _, s in plan.parts(r.part.size)]
+    scopes = {key: group_scope(context, plan, *key) for key in keys}
     shared: dict[str, Region] = {}
-    for region in (*one.regions.values(), *one.sums.values()):
-        shared.setdefault(region.name, region)
+    for scope in scopes.values():
+        for region in (*scope.regions.values(), *scope.sums.values()):
+            shared.setdefault(region.name, region)
     kw.regions = shared
     kw.roots = roots
     scopes = {
-        size: replace(
+        key: replace(
             scope,
             regions={t: shared[r.name] for t, r in scope.regions.items()},
             sums={t: shared[r.name] for t, r in scope.sums.items()},
         )
-        for size, scope in scopes.items()
+        for key, scope in scopes.items()
     }
     for run in plan.runs:
         with kw.loop(run.part.count) as index:
-            first = index * run.part.size + run.part.start
+            passed = index * run.part.size + run.part.start
             for turn in plan.turns:
                 kw.fresh = run.fresh and turn is plan.turns[0]
                 final = run.final and turn is plan.turns[-1]
                 parts = plan.parts(run.part.size)
                 halves = [
                     replace(
-                        scopes[size],
-                        first=first + start,
+                        scopes[size, run.finds, run.leaves],
+                        first=plan.first(passed + start, size),
+                        passed=passed + start,
                         half=half,
                         fresh=kw.fresh and half == 0,
                         final=final and half == len(parts) - 1,
@@ -160,6 +176,9 @@ class _Part:
                 if not self.scope.half:  # the other half finds it there
                     guests = with_guests(there, plan, reader)
                     _fetch(kw, guests, tensor, section + i, always=True)
+            elif tensor in there.found or tensor not in there.regions:
+                with kw.part(section + i):  # there in every iteration, for the tokens' sake
+                    pass
             else:
                 _fetch(kw, there, tensor, section + i, always=tensor in there.rows)
 
@@ -185,7 +204,8 @@ class _Part:
     def publish(self, node: Node, section: int) -> None:
         """Results that somebody outside needs go to DRAM, each row once."""
         for i, tensor in enumerate(node.outputs):
-            if tensor in self.scope.published and tensor in self.scope.regions:
+            # also where it stays for the next group alone, for the tokens' sake
+            if tensor in self.plan.published and tensor in self.scope.regions:
                 mine = {tensor: self.turn.owns[tensor]} if tensor in self.turn.owns else {}
                 with self.kw.part(section + i):
                     self.turn.shows(self.scope, mine, self.band).publish(self.kw, tensor)

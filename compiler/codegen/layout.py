@@ -11,6 +11,7 @@ from __future__ import annotations
 from bisect import insort
 from collections.abc import Mapping as MappingType
 from collections.abc import Sequence
+from dataclasses import replace
 
 from ccnn.compiler.codegen.group import partial_name
 from ccnn.compiler.codegen.plan import GroupPlan
@@ -78,6 +79,7 @@ def place_tensors(
     of each other's place.
     """
     life = _lives(graph, root, plans, together)
+    graph = _without_handed(graph, root, plans)
     living: list[tuple[int, int, int]] = []  # address, end, death
     address: dict[str, int] = {}
     soonest = len(graph.nodes)  # the earliest death among the living
@@ -123,6 +125,21 @@ def _first_gap(living: list[tuple[int, int, int]], at: int, size: int) -> int:
 
 def _size(graph: Graph, dtypes: MappingType[str, str], name: str) -> int:
     return -(-graph[name].size * DTYPE_BYTES[dtypes[name]] // ALIGNMENT) * ALIGNMENT
+
+
+def _without_handed(graph: Graph, root: dict[str, str], plans: Sequence[GroupPlan]) -> Graph:
+    """The graph with the shapes that tensors have in DRAM: what stays in the buffer from one group
+    to the next, and is read by nobody else, is not there."""
+    gone = {h.tensor: h.samples for plan in plans for h in plan.passage.left if h.only}
+    if not gone:
+        return graph
+    rows = plans[0].axis.rows
+    tensors = dict(graph.tensors)
+    for name, tensor in graph.tensors.items():
+        if root[name] in gone:
+            less = int(rows[name] * gone[root[name]])
+            tensors[name] = replace(tensor, shape=(tensor.shape[0] - less, *tensor.shape[1:]))
+    return replace(graph, tensors=tensors)
 
 
 def _lives(

@@ -120,9 +120,9 @@ class _Moments:
         if not self.summed:
             return ZERO
         if self.x not in scope.tops:
-            return scope.first * (self.count // self.samples())
+            return scope.passed * (self.count // self.samples())
         image = self.row() // self.samples() * scope.heights[self.x]
-        return scope.first * image + scope.tops[self.x] * self.row()
+        return scope.passed * image + scope.tops[self.x] * self.row()
 
     def hand_out(self, at: _At, held: list[Held]) -> None:
         """The statistics are complete: mean and variance to where they belong."""

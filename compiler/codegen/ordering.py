@@ -12,6 +12,9 @@ import numpy as np
 
 from ccnn.targets.program import DTYPE_BYTES
 
+_APART = 1 << 60
+"""Fixed regions lie above all others."""
+
 
 @dataclass(eq=False)
 class Region:
@@ -27,6 +30,10 @@ class Region:
     address: int = 0
     depth: int = 1
     """Two where each half of the samples has a part of its own."""
+    fixed: bool = False
+    """The address counts from the beginning of the buffer, else from behind the pipes."""
+    found: bool = False
+    """It holds what the kernel before left there."""
 
     @property
     def bytes(self) -> int:
@@ -37,7 +44,8 @@ class Region:
     def parts(self) -> dict[str, tuple[int, int]]:
         """What sections touch of it, by name: where each part begins and ends."""
         step = self.bytes // self.depth
-        begins = {part_name(self, k): self.address + k * step for k in range(self.depth)}
+        first = self.address + (_APART if self.fixed else 0)
+        begins = {part_name(self, k): first + k * step for k in range(self.depth)}
         return {name: (at, at + step) for name, at in begins.items()}
 
 

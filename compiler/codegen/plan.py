@@ -9,14 +9,15 @@ from __future__ import annotations
 
 from collections.abc import Iterable, Mapping, Sequence
 from dataclasses import dataclass, replace
-from itertools import pairwise
 from math import prod
 
 from ccnn.compiler.codegen.bands import Turn, bands_of, check_bands, turns_of
 from ccnn.compiler.codegen.convolution import Conv, ConvDw, ConvDx
-from ccnn.compiler.codegen.emit import CodegenError, Region, Segment, segments
+from ccnn.compiler.codegen.emit import CodegenError, Region
 from ccnn.compiler.codegen.guests import Guest, welcomed
 from ccnn.compiler.codegen.halves import half_of, may_halve, stage_ends, stages_of, to_ends
+from ccnn.compiler.codegen.hand_over import NO_PASSAGE, Passage
+from ccnn.compiler.codegen.iterations import Run, runs_of, with_left
 from ccnn.compiler.codegen.lives import in_place, joined, lengthened, room_ahead
 from ccnn.compiler.codegen.packing import ALIGNMENT, Rectangle, pack, top
 from ccnn.compiler.codegen.scope import Margin, Scope, with_margin
@@ -24,20 +25,11 @@ from ccnn.compiler.mapping import GroupDoesNotFit
 from ccnn.passes.batch_axis import BatchAxis
 from ccnn.passes.graph import Graph, Group, Node, Tensor
 from ccnn.passes.row_bands import banded
-from ccnn.targets.program import DTYPE_BYTES, ZERO
+from ccnn.targets.program import DTYPE_BYTES, ZERO, Affine
 
 TENTHS_FOR_A_NODE = 3
 """Of the room that a group's regions leave, the part that the tiles of one node may take: nodes
 share pipes only where engines and depths agree, so several sets stand side by side."""
-
-
-@dataclass(frozen=True)
-class Run:
-    """Equal iterations, one after the other, and whether they are the first or the last."""
-
-    part: Segment
-    fresh: bool
-    final: bool
 
 
 @dataclass(frozen=True)
@@ -70,6 +62,8 @@ class GroupPlan:
     """Bytes for the tiles of one node, to begin with; the mapper lowers it until all fit."""
     halves: bool = False
     """The samples of an iteration go in two parts, stage by stage."""
+    passage: Passage = NO_PASSAGE
+    """What the group finds in the buffer, and what it leaves there."""
 
     def parts(self, samples: int) -> list[tuple[int, int]]:
         """What an iteration of so many samples is done in: first sample and samples of each."""
@@ -82,6 +76,12 @@ class GroupPlan:
     def sizes(self) -> tuple[int, ...]:
         """How many samples nodes work on at a time; first those of the first iteration."""
         return tuple(dict.fromkeys(n for r in self.runs for _, n in self.parts(r.part.size)))
+
+    def first(self, passed: Affine, samples: int) -> Affine:
+        """The first sample of an iteration, when so many have passed before."""
+        if not self.group.backwards:
+            return passed
+        return passed * -1 + (self.axis.batch - samples)
 
     @property
     def stages(self) -> list[list[int]]:
@@ -120,25 +120,24 @@ def _local(tensor: Tensor, axis: BatchAxis, samples: int) -> Tensor:
     return replace(tensor, shape=(int(rows * samples), *tensor.shape[1:]))
 
 
-def plan_group(context: Scope, group: Group, axis: BatchAxis, root: Mapping[str, str]) -> GroupPlan:
+def plan_group(
+    context: Scope, group: Group, axis: BatchAxis, root: Mapping[str, str], passage: Passage
+) -> GroupPlan:
     """Lay out a group; raises CodegenError when its nodes cannot run on sub-batches."""
     graph = context.graph
     by_name = {n.name: n for n in graph.nodes}
     nodes = tuple(by_name[n] for n in group.nodes)
     samples = group.sub_batch or axis.batch
-    runs = _runs(axis.batch, samples, nodes, axis)
+    runs = runs_of(axis.batch, samples, group)
     bands = bands_of(graph, group, nodes)
     turns = turns_of(bands)
     several = sum(run.part.count for run in runs) > 1 or len(turns) > 1
     if several:
         _check(graph, group, nodes, axis)
-    gathered = [
-        o for n in nodes if several and axis.kinds[n.name] in ("sums", "merges") for o in n.outputs
-    ]
+    gathered = [o for n in nodes if several and _gathers(n, axis) for o in n.outputs]
     # small sums and moments always stay; large ones only where the group says so
-    sums = [
-        o for o in gathered if o in group.kept or graph.producer[o].op not in ("conv_dw", "matmul")
-    ]
+    large = [o for o in gathered if graph.producer[o].op in ("conv_dw", "matmul")]
+    sums = [o for o in gathered if o in group.kept or o not in large]
     wanted = {root[t] for t in (*group.resident, *group.kept) if t not in gathered}
     # a band's rows of what all samples share are fetched anew
     wanted -= {root[t] for t in bands.scale if t not in axis.rows} if bands else set()
@@ -155,7 +154,7 @@ def plan_group(context: Scope, group: Group, axis: BatchAxis, root: Mapping[str,
         t: root[t] for t in touched if root[t] in wanted and t not in gathered and t not in stepped
     }
     check_bands(nodes, turns, names)
-    published = _published(graph, nodes, names, root)
+    published = _published(graph, nodes, names, root, passage.whole(axis.batch))
     halves = group.halves and may_halve([r.part.size for r in runs], turns, axis)
     ends = stage_ends(nodes, halves)
     rectangles = _rectangles(context, nodes, axis, samples, names, turns, group, root, halves)
@@ -163,14 +162,14 @@ def plan_group(context: Scope, group: Group, axis: BatchAxis, root: Mapping[str,
         Rectangle(f"{o}", 0, len(nodes), _bytes(graph[o].shape, context.accum)) for o in sums
     ]
     shared = in_place(context, nodes, names, turns, rectangles)
-    room = context.machine.gbuf_bytes
     placed = pack(to_ends(joined(rectangles, shared), ends))
     operands = _operands(context, nodes, axis, samples, names, turns, root, ends)
-    guests, placed = welcomed(operands, placed, room)
-    limit = room_ahead(room, placed, group.ahead)
+    guests, placed = welcomed(operands, placed, passage.room)
+    limit = room_ahead(passage.room, placed, group.ahead)
     fetches, placed = lengthened(limit, nodes, names, placed, guests)
+    fetches = with_left(fetches, nodes, names, root, passage)
     names = {t: shared.get(region, region) for t, region in names.items()}
-    budget = _budget(nodes, room, top(placed))
+    budget = _budget(nodes, passage.room, top(placed))
     return GroupPlan(
         group,
         nodes,
@@ -189,6 +188,7 @@ def plan_group(context: Scope, group: Group, axis: BatchAxis, root: Mapping[str,
         {t: root[t] for n in nodes for t in (*n.inputs, *n.outputs) if t},
         budget if placed else min(budget, context.budget),
         halves,
+        passage,
     )
 
 
@@ -264,24 +264,14 @@ def _too_wide(context: Scope, node: Node, turn: Turn, root: Mapping[str, str]) -
     return any(sum(m) for m in _reads_beyond(turn.at(context, node), turn.node(node)))
 
 
-def _runs(batch: int, samples: int, nodes: Sequence[Node], axis: BatchAxis) -> tuple[Run, ...]:
-    """Iterations; the first and the last stand alone when results gather over them."""
-    parts = segments(batch, samples)
-    if len(parts) == 1 and parts[0].count == 1:
-        return (Run(parts[0], True, True),)
-    cut: list[Segment] = []
-    for p in parts:
-        ends = {0, 1, p.count} if not cut else {0, p.count}
-        if p is parts[-1]:
-            ends |= {p.count - 1}
-        marks = sorted(e for e in ends if 0 <= e <= p.count)
-        cut += [Segment(p.start + a * p.size, p.size, b - a) for a, b in pairwise(marks)]
-    return tuple(Run(p, i == 0, i == len(cut) - 1) for i, p in enumerate(cut))
+def _gathers(node: Node, axis: BatchAxis) -> bool:
+    """True when sub-batches give partial results."""
+    return axis.kinds[node.name] in ("sums", "merges")
 
 
 def _check(graph: Graph, group: Group, nodes: Sequence[Node], axis: BatchAxis) -> None:
     """Only work on samples may be cut into sub-batches, and sums are read after the last one."""
-    gathered = {o for n in nodes if axis.kinds[n.name] in ("sums", "merges") for o in n.outputs}
+    gathered = {o for n in nodes if _gathers(n, axis) for o in n.outputs}
     for node in nodes:
         if node.attr("fused"):  # runs when its gradient is complete
             continue
@@ -302,11 +292,17 @@ def _check(graph: Graph, group: Group, nodes: Sequence[Node], axis: BatchAxis) -
 
 
 def _published(
-    graph: Graph, nodes: Sequence[Node], names: Mapping[str, str], root: Mapping[str, str]
+    graph: Graph,
+    nodes: Sequence[Node],
+    names: Mapping[str, str],
+    root: Mapping[str, str],
+    gone: frozenset[str],
 ) -> frozenset[str]:
-    """Tensors made and kept in a group that somebody outside needs."""
+    """Tensors made and kept in a group that somebody outside needs, but for those that are `gone`:
+    all of them stays for the next group, which alone needs them."""
     inside = {n.name for n in nodes}
     made = {o for n in nodes if n.op != "reshape" for o in n.outputs if o in names}
+    made = {t for t in made if names[t] not in gone}
     return frozenset(t for t in made if _leaves(graph, root, names[t], inside))
 
 

@@ -58,6 +58,14 @@ class Scope:
     """Tensors that carry the mini-batch, to the entries of their first dim that a sample has."""
     first: Affine = ZERO
     """First sample of the iteration."""
+    passed: Affine = ZERO
+    """Samples that earlier iterations have worked on."""
+    begins: Mapping[str, int] = field(default_factory=dict)
+    """Tensors whose regions hold more samples than the iteration's, to the first of them."""
+    skipped: Mapping[str, int] = field(default_factory=dict)
+    """Tensors whose DRAM begins with a later sample than the batch's first, to that."""
+    found: frozenset[str] = frozenset()
+    """Tensors that the kernel before left in their regions."""
     regions: Mapping[str, Region] = field(default_factory=dict)
     """Tensors that stay in the buffer (under every name they have), dense in their local shape."""
     margins: Mapping[str, Margin] = field(default_factory=dict)
@@ -98,7 +106,7 @@ class Scope:
         if tensor not in self.rows:
             return starts
         rows = self.rows[tensor]
-        ahead = self.first * rows.numerator
+        ahead = (self.first - self.skipped.get(tensor, 0)) * rows.numerator
         if rows.denominator > 1:  # a row holds several samples, and sub-batches whole rows
             shared = tuple((v, c // rows.denominator) for v, c in ahead.terms)
             ahead = Affine(ahead.const // rows.denominator, shared)
@@ -113,6 +121,9 @@ class Scope:
             offset = offset + start * stride
         if margin:
             offset = offset + sum(m[0] * s for m, s in zip(margin, strides[-2:], strict=True))
+        if tensor in self.begins:
+            ahead = self.first - self.begins[tensor]
+            offset = offset + ahead * int(self.rows[tensor] * strides[0])
         region = self.regions[tensor]
         return Held(region, strides, offset, Affine(self.half if region.depth > 1 else 0))
 
