@@ -25,10 +25,14 @@ is what the pool made (passes/pool_masks.py).
     cheap   vector work that reads hardly more than it writes: norms' apply steps, activations,
             concatenations, slices; reading its operand costs what reading its result would
     layers  also convolutions, as long as one takes at most `macs_per_byte` for each byte saved
+
+Under `layers`, what a norm normalises is made anew in the forward pass too, where the norm waits for
+the whole batch: the results of a convolution are then not even stored for that.
 """
 
 from __future__ import annotations
 
+from collections.abc import Sequence
 from dataclasses import dataclass, field, replace
 from itertools import accumulate
 from typing import ClassVar, Literal
@@ -71,7 +75,7 @@ class Recompute:
             return graph
         graph = mask_behind_pools(graph)
         again = self._chosen(graph)
-        return _run_again(graph, again) if again else graph
+        return _run_again(graph, again, self._early(graph, again)) if again else graph
 
     def _chosen(self, graph: Graph) -> set[str]:
         """Tensors to make anew."""
@@ -98,6 +102,27 @@ class Recompute:
         _, (_, near) = nx.minimum_cut(net, "source", "sink")
         return {v[1] for v in near if isinstance(v, tuple) and v[0] == "made"}
 
+    def _early(self, graph: Graph, again: set[str]) -> set[str]:
+        """Results of layers to be made anew in the forward pass too, by those who wait for a
+        whole batch: what a norm normalises is then not stored for it, if what the layer reads
+        is less."""
+        waits, place = _waits(graph), {n.name: k for k, n in enumerate(graph.nodes)}
+        found: set[str] = set()
+        for node in graph.nodes:
+            if node.op != "conv" or node.phase != "forward" or node.outputs[0] not in again:
+                continue
+            made = node.outputs[0]
+            readers = [n for n in graph.consumers[made] if n.phase == "forward"]
+            read = _read_again(graph, node, again)
+            less = 2 * self._bytes(graph, made) - sum(self._bytes(graph, i) for i in read)
+            if (
+                any(waits.get(n.name, -1) > place[node.name] for n in readers)
+                and found.isdisjoint(read)
+                and self._macs(graph, node) <= self.macs_per_byte * less
+            ):
+                found.add(made)
+        return found
+
     def _bytes(self, graph: Graph, name: str) -> int:
         return graph[name].size * self.bytes_per.of(graph[name].dtype)
 
@@ -118,28 +143,58 @@ class Recompute:
             return read <= self.most_read * made
         if node.op != "conv" or self.recompute != "layers":
             return False
+        return self._macs(graph, node) <= self.macs_per_byte * 2 * made
+
+    def _macs(self, graph: Graph, node: Node) -> int:
         inputs = [graph[i] if i else None for i in node.inputs]
-        macs = op_named(node.op).macs(node, inputs, [graph[o] for o in node.outputs])
-        return macs <= self.macs_per_byte * 2 * made
+        return op_named(node.op).macs(node, inputs, [graph[o] for o in node.outputs])
 
 
-def _run_again(graph: Graph, again: set[str]) -> Graph:
+def _read_again(graph: Graph, node: Node, again: set[str]) -> set[str]:
+    """What a layer that runs again in the forward pass reads from memory: its operands, or what
+    vector work makes them from."""
+    found: set[str] = set()
+    for name in filter(None, node.inputs):
+        maker = graph.producer.get(name)
+        if name in again and maker is not None and maker.op in VECTOR_OPS:
+            found |= _read_again(graph, maker, again)
+        else:
+            found.add(name)
+    return found
+
+
+def _run_again(graph: Graph, again: set[str], early: set[str]) -> Graph:
     """Each tensor of `again` made anew right before the first backward node that needs it.
 
     And once more before the first that needs it behind a barrier, where the whole batch has to be
     complete: no sub-batch loop leads across, so it would have to be stored after all.  Once more,
     too, some layers later, where the node that needs it reads what it is made from anyway: kept so
     long it would take room and tie modules together that can run one after the other.
+
+    Those of `early` also for forward nodes that wait for the whole batch.
     """
     waits = _waits(graph)
+    place = {n.name: k for k, n in enumerate(graph.nodes)}
     new = _Copies(graph, again)
+    forward = new.beside(VECTOR_OPS)
     for k, node in enumerate(graph.nodes):
+        if node.phase == "forward" and not early.isdisjoint(node.inputs):
+            after = waits.get(node.name, -1)
+            inputs = tuple(
+                forward.renew(i, k, after)
+                if i in early and after > place[graph.producer[i].name]
+                else i
+                for i in node.inputs
+            )
+            new.nodes += forward.nodes
+            forward.nodes = []
+            node = replace(node, inputs=inputs)
         if node.phase == "backward":
             after = waits.get(node.name, -1)
             inputs = tuple(new.renew(i, k, max(after, new.stale(i, k))) for i in node.inputs)
             node = replace(node, inputs=inputs)
         new.nodes.append(node)
-    whole = graph.with_nodes(new.nodes, new.tensors)
+    whole = graph.with_nodes(new.nodes, [*new.tensors, *forward.tensors])
     return whole.with_nodes(live_nodes(whole))
 
 
@@ -159,14 +214,21 @@ def _waits(graph: Graph) -> dict[str, int]:
 class _Copies:
     """The graph with copies of nodes, as far as it is written."""
 
-    def __init__(self, graph: Graph, again: set[str]) -> None:
-        self.graph, self.again = graph, again
+    def __init__(self, graph: Graph, again: set[str], through: Sequence[str] = ()) -> None:
+        """`through`: ops whose results are made anew for a copy, where not those of all ops are."""
+        self.graph, self.again, self.through = graph, again, through
         self.nodes: list[Node] = []
         self.tensors: list[Tensor] = []
         self._names: dict[str, tuple[str, int]] = {}
         layers = [n.op in LAYER_OPS for n in graph.nodes]
         self._layers = list(accumulate(layers, initial=0))
         self._taken = {*graph.tensors, *(n.name for n in graph.nodes)}
+
+    def beside(self, through: Sequence[str]) -> _Copies:
+        """Other copies in the same graph."""
+        other = _Copies(self.graph, self.again, through)
+        other._taken = self._taken
+        return other
 
     def stale(self, name: str, at: int) -> int:
         """The position of the last copy if it is long ago and a new one costs no reads, else -1."""
@@ -188,7 +250,7 @@ class _Copies:
         if copy and born > after:
             return copy
         node = self.graph.producer[name]
-        inputs = tuple(self.renew(i, at, after) if i else i for i in node.inputs)
+        inputs = tuple(self.renew(i, at, after) if self._follows(i) else i for i in node.inputs)
         results = {o: self._fresh(f"{o}.again") for o in node.outputs if o}
         self._names |= {o: (c, at) for o, c in results.items() if o in self.again}
         self.tensors += [replace(self.graph[o], name=c) for o, c in results.items()]
@@ -198,10 +260,15 @@ class _Copies:
                 name=self._fresh(f"{node.name}/again"),
                 inputs=inputs,
                 outputs=tuple(results.get(o, "") for o in node.outputs),
-                phase="backward",
+                phase=self.graph.nodes[at].phase,
             )
         )
         return self._names[name][0]
+
+    def _follows(self, name: str) -> bool:
+        """Whether what a copy reads is made anew for it, where it is among those made again."""
+        maker = self.graph.producer.get(name)
+        return maker is not None and (not self.through or maker.op in self.through)
 
     def _fresh(self, stem: str) -> str:
         name, k = stem, 1
