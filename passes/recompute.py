@@ -26,8 +26,8 @@ is what the pool made (passes/pool_masks.py).
             concatenations, slices; reading its operand costs what reading its result would
     layers  also convolutions, as long as one takes at most `macs_per_byte` for each byte saved
 
-Under `layers`, what a norm normalises is made anew in the forward pass too, where the norm waits for
-the whole batch: the results of a convolution are then not even stored for that.
+Under `layers`, what a norm normalises is made anew in the forward pass too, where the norm waits
+for the whole batch: the results of a convolution are then not even stored for that.
 """
 
 from __future__ import annotations
