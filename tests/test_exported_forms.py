@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import math
 from typing import Any
 
 import numpy as np
@@ -126,8 +127,18 @@ def test_noise_is_left_out() -> None:
     model = build(nodes, {"x": X}, ["y"])
     data = feeds(model)
     np.testing.assert_allclose(results(model, data)[0], data["x"] + 1.5, rtol=1e-6)
-    with pytest.raises(ReadError, match="normal random numbers cannot be drawn"):
-        read_model(model, ReadOptions(dropout=True))
+
+
+def test_noise_is_normal_when_asked() -> None:
+    node = helper.make_node("RandomNormalLike", ["x"], ["n"], mean=0.5, scale=2.0)
+    model = build([node, helper.make_node("Add", ["x", "n"], ["y"])], {"x": (200, 50)}, ["y"])
+    drawn = results(model, {"x": np.zeros((200, 50))}, dropout=True)[0]
+    steps = np.linspace(-2.5, 2.5, 11)
+    share = [(drawn < 0.5 + 2 * z).mean() for z in steps]
+    normal = [0.5 * (1 + math.erf(z / math.sqrt(2))) for z in steps]
+    np.testing.assert_allclose(share, normal, atol=0.02)  # four deviations of 10,000 numbers
+    other = results(model, {"x": np.zeros((200, 50))}, dropout=True, dropout_seed=5)[0]
+    assert abs(np.corrcoef(drawn.reshape(-1), other.reshape(-1))[0, 1]) < 0.05
 
 
 UNIFORM = helper.make_node("RandomUniformLike", ["x"], ["u"])

@@ -9,6 +9,7 @@ arithmetic with constants, and a comparison of them is its probability.
 
 from __future__ import annotations
 
+import math
 from collections.abc import Sequence
 from dataclasses import dataclass, field
 
@@ -118,12 +119,15 @@ def _uniform(c: Context) -> Known | Live:
     return Drawn(mean, c.node.output(0), ends=(ends[0], ends[1]))
 
 
-def _normal(c: Context) -> Known:
-    mean = c.node.float("mean", 0.0)
+def _normal(c: Context) -> Known | Live:
+    """Drawn from two uniform numbers u and v as sqrt(-2 log(1 - u)) cos(2 pi v) (Box, Muller)."""
+    mean, scale, shape = c.node.float("mean", 0.0), c.node.float("scale", 1.0), _shape(c)
     if c.options.dropout:
-        raise Refusal("normal random numbers cannot be drawn", "leave them out: without --dropout")
+        drawn = f"sqrt(-2 * log(1 - a)) * cos({2 * math.pi!r} * b) * {scale!r} + {mean!r}"
+        uniform = _draw(c, shape), _draw(c, shape)
+        return c.final("map", *uniform, exprs=(drawn,), dtypes=("float",))
     _left_out(c)
-    return Drawn(np.broadcast_to(np.float32(mean), _shape(c)), c.node.output(0))
+    return Drawn(np.broadcast_to(np.float32(mean), shape), c.node.output(0))
 
 
 def _bernoulli(c: Context) -> Known | Live:
