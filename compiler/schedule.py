@@ -5,6 +5,7 @@ from __future__ import annotations
 from collections.abc import Callable
 from contextlib import suppress
 from dataclasses import replace
+from functools import partial
 from typing import TYPE_CHECKING, Any
 
 from ccnn.compiler.codegen import PRECISIONS, make_context
@@ -105,13 +106,13 @@ def grouped_and_mapped(
     dissolved into kernels of its nodes.
     """
 
-    def attempt(candidate: Graph) -> tuple[Scope, Mapping]:
+    def attempt(candidate: Graph, pinned: Mapping | None = o.pinned) -> tuple[Scope, Mapping]:
         context = make_context(candidate, machine, o.dtype)
         mapping = map_graph(
             context,
             lambda done, total: tell("map", done, total),
             o.mapper,
-            o.pinned,
+            pinned,
             o.objective,
         )
         return context, mapping
@@ -127,7 +128,8 @@ def grouped_and_mapped(
             if o.interleave == "off":
                 return mapped
             break
-    return _settled(_interleaved(found, machine, o, attempt), attempt)
+    # a mapping at hand names the GEMMs of the pairs that were kept, not of all that are tried
+    return _settled(_interleaved(found, machine, o, partial(attempt, pinned=None)), attempt)
 
 
 Attempt = Callable[[Graph], tuple[Scope, Mapping]]

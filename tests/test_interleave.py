@@ -96,3 +96,11 @@ def test_the_command(tmp_path: Path):
     command = ["compile", str(RESNET), "--batch", "8", "-q", "-o", str(tmp_path)]
     assert cli.run([*command, "--interleave", "tile"]) == 0
     assert "group /" in (tmp_path / "mapping.txt").read_text(encoding="utf-8")
+
+
+def test_auto_takes_its_own_mapping_back():
+    """Pairs are tried without it: it names GEMMs of the pairs that were kept only."""
+    c, _ = compiled("auto", target="intergrad-32", batch=4)
+    assert {group.interleaved for group in c.lowered.groups} == {False, True}
+    again, _ = compiled("auto", target="intergrad-32", batch=4, pinned=c.mapping)
+    assert again.program == c.program

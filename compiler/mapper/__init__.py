@@ -143,7 +143,7 @@ class _Search:
         if tiling is not None:
             if tiling.on_lanes:
                 return tiling
-            tiling, cuts = self.cut(gemm, tiling, scope.machine, (flow_named(tiling.flow),))
+            _, cuts = self.cut(gemm, tiling, scope.machine, (flow_named(tiling.flow),))
             self.cuts |= cuts
             return tiling
         key = (*signature(gemm), room, grouped, *_way(scope, gemm))
