@@ -148,3 +148,21 @@ def test_padding_of_what_stays_on_chip(op, places, channels, mode):
     assert c.lowered.groups
     assert verify_program(c.program, c.machine) == []
     assert all(e.error <= e.bound for e in verify_values(c))
+
+
+@pytest.mark.parametrize("shape", [(2, 4, 4, 16, 17), (3, 5, 4, 16, 17)])
+@pytest.mark.parametrize("mode", ["fused", "mbs2"])
+def test_matrices_of_what_stays_on_chip_by_part_of_their_heads(shape, mode):
+    """Tiles that hold all samples and some heads: the heads of two samples lie apart."""
+    n, heads, m, k, d = shape
+    nodes = [
+        helper.make_node("Mul", ["x", "s"], ["a"]),
+        helper.make_node("MatMul", ["a", "y"], ["o"]),
+        helper.make_node("Tanh", ["o"], ["t"]),
+        helper.make_node("ReduceSum", ["t"], ["out"], keepdims=0),
+    ]
+    inputs = {"x": (n, heads, m, k), "y": (n, heads, k, d)}
+    model = build(nodes, inputs, ["out"], {"s": r(k)})
+    c = compile_model(model, CompileOptions(dtype="float64", serialize=mode))
+    assert verify_program(c.program, c.machine) == []
+    assert all(e.error <= e.bound for e in verify_values(c))

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from itertools import product
 from math import prod
 
 from ccnn.compiler.codegen.gemm import Gemm, Product, Start, plain
@@ -69,7 +70,20 @@ class MatMul(Gemm):
         return plain(*((n, int(i == len(shape) - 1)) for i, n in enumerate(shape)))
 
     def repeats(self, position: Position) -> int:
-        return 1 if self.shared else self.count(position)
+        if self.shared:
+            return 1
+        return self.count(position) // prod(self.apart(position))
+
+    def apart(self, position: Position) -> list[int]:
+        """Sizes of the outer batch dims of a tile over which one index cannot run on: entries of
+        an operand that lies whole in the buffer follow each other only where the dims inside are
+        taken whole."""
+        sizes = [position[v][1] for v in self.names]
+        if self.shared or not self.staying:
+            return []
+        whole = [size == full for size, full in zip(sizes, self.batch, strict=True)]
+        last = max((k for k in range(len(sizes)) if not whole[k]), default=0)
+        return sizes[:last]
 
     def count(self, position: Position) -> int:
         """Batch entries in a tile."""
@@ -90,15 +104,19 @@ class MatMul(Gemm):
             outer = list(zip(batch, of.strides, strict=False))
             return plain(*outer, (m, of.strides[axis]))
 
-        def step(of: Held) -> Affine:
-            return index * of.strides[len(self.names) - 1] if self.names and batch == [] else ZERO
+        def step(of: Held, outer: tuple[int, ...]) -> Affine:
+            if not self.names or batch:
+                return ZERO
+            first = sum(i * stride for i, stride in zip(outer, of.strides, strict=False))
+            return index * of.strides[len(self.names) - 1] + first
 
         return [
             (
-                a.block(rows(a, a_m), plain((k, a.strides[a_k])), step(a)),
-                b.block(plain((k, b.strides[b_k])), plain((n, b.strides[b_n])), step(b)),
-                y.block(rows(y, -2), plain((n, y.strides[-1])), step(y)),
+                a.block(rows(a, a_m), plain((k, a.strides[a_k])), step(a, outer)),
+                b.block(plain((k, b.strides[b_k])), plain((n, b.strides[b_n])), step(b, outer)),
+                y.block(rows(y, -2), plain((n, y.strides[-1])), step(y, outer)),
                 (m * prod(batch), n, k),
                 ZERO,
             )
+            for outer in product(*(range(size) for size in self.apart(position)))
         ]
