@@ -266,3 +266,18 @@ def test_filter_in_a_constant_node_stays_beside_weights_in_initializers() -> Non
     ]  # fmt: skip
     graph = read_model(build(nodes, {"x": NCHW}, ["y"], {"w": W})).graph
     assert {t.name for t in graph.of_role("parameter")} == {"w"}
+
+
+def test_class_beside_its_scores_is_left_out() -> None:
+    """Many classifiers give both; the class has no gradient.  Alone it is refused."""
+    nodes = [
+        helper.make_node("MatMul", ["x", "w"], ["scores"]),
+        helper.make_node("ArgMax", ["scores"], ["best"], axis=1),
+        helper.make_node("Cast", ["best"], ["label"], to=onnx.TensorProto.FLOAT),
+    ]
+    weights = {"w": np.eye(3, 7, dtype=np.float32)}
+    result = read_model(build(nodes, {"x": X}, ["label", "scores"], weights))
+    assert result.outputs == ("scores",)
+    assert "the output 'label' is left out: ArgMax selects by data" in notes(result)
+    with pytest.raises(ReadError, match="it selects by data, which has no fixed schedule"):
+        read_model(build(nodes, {"x": X}, ["label"], weights))

@@ -16,6 +16,8 @@ from ccnn.compiler.reader.problems import Findings, ReadError, Refusal
 from ccnn.compiler.reader.tensors import Folder, utf8
 
 OLDEST_OPSET = 7
+SELECTS = ("NonMaxSuppression", "TopK", "ArgMax", "ArgMin", "NonZero", "RoiAlign", "MaxRoiPool")
+"""Operators that select by data, which has no fixed schedule."""
 _EXPORT = "torch.onnx.export(model, x, 'model.onnx', opset_version=17, dynamo=False)"
 _MAGIC = (
     (b"PK\x03\x04", "a zip archive (a PyTorch checkpoint?)", f"export it: {_EXPORT}"),
@@ -162,6 +164,7 @@ def _structure(proto: ModelProto, folder: Folder | None, findings: Findings) -> 
     if not findings.failed:
         _check_names(nodes, initializers, inputs, outputs, findings)
     ordered = [] if findings.failed else _in_order(nodes, findings)
+    outputs = _without_selections(ordered, [i.name for i in inputs], outputs, findings)
     needed = _needed(ordered, outputs)
     used = {name for node in needed for name in node.inputs} | set(outputs)
     return Source(
@@ -294,6 +297,28 @@ def _in_order(nodes: list[OnnxNode], findings: Findings) -> list[OnnxNode]:
             "a graph must be acyclic: export the model again",
         )
     return [nodes[k] for k in order]
+
+
+def _without_selections(
+    nodes: list[OnnxNode], inputs: Iterable[str], outputs: tuple[str, ...], findings: Findings
+) -> tuple[str, ...]:
+    """The outputs that are not selected by data, as a class is from its scores.
+
+    All where there are no others: the selection is refused later, as what it is.
+    """
+    data, chosen = set(inputs), dict[str, str]()
+    for node in nodes:
+        if node.op in ("Shape", "Size") or data.isdisjoint(node.inputs):
+            continue
+        data.update(node.outputs)
+        by = node.op if node.op in SELECTS else ""
+        by = by or next((chosen[i] for i in node.inputs if i in chosen), "")
+        chosen.update((o, by) for o in node.outputs if o and by)
+    kept = tuple(o for o in outputs if o not in chosen)
+    for name in (o for o in outputs if kept and o in chosen):
+        op = chosen[name]
+        findings.note(f"the output '{name}' is left out: {op} selects by data and does not train")
+    return kept or outputs
 
 
 def _needed(nodes: list[OnnxNode], outputs: Iterable[str]) -> list[OnnxNode]:

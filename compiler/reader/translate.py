@@ -13,7 +13,7 @@ from ccnn.compiler.reader.context import Broken, Context, Known, Live, Many, Val
 from ccnn.compiler.reader.einsum import EINSUM
 from ccnn.compiler.reader.elementwise import ELEMENTWISE, Translate
 from ccnn.compiler.reader.fold import FOLDS, check_size, fold
-from ccnn.compiler.reader.load import Source
+from ccnn.compiler.reader.load import SELECTS, Source
 from ccnn.compiler.reader.loss import LOSSES
 from ccnn.compiler.reader.movement import MOVEMENT
 from ccnn.compiler.reader.norms import NORMS
@@ -69,7 +69,7 @@ _REASONS: dict[str, tuple[str, str]] = {
         ("LSTM", "GRU", "RNN"), ("recurrent networks are not supported", "ccnn compiles CNNs")
     ),
     **dict.fromkeys(
-        ("NonMaxSuppression", "TopK", "ArgMax", "ArgMin", "NonZero", "RoiAlign", "MaxRoiPool"),
+        SELECTS,
         ("it selects by data, which has no fixed schedule",
          "cut the model before its post-processing: " + _CUT),
     ),
