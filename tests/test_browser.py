@@ -163,14 +163,17 @@ def test_the_table_can_be_searched_and_filtered(page, report):
 
 
 def chosen(page: Page) -> list[int]:
-    """The layer that the address, the table, the detail and the graph have chosen, once each."""
+    """The layer that the address, the table, the detail and the graph have chosen, once each.
+
+    The graph has forward layers: -1 for one that is only made backward.
+    """
     return page.evaluate(
         """() => [
           +location.hash.slice(2),
           +document.querySelector("#layer-table tr.chosen").dataset.l,
           D.layers.findIndex((_, n) => title(n) ===
             document.querySelector("#detail-body .name").textContent),
-          +document.querySelector("#graph-plot .node.chosen").dataset.l,
+          +(document.querySelector("#graph-plot .node.chosen")?.dataset.l ?? -1),
         ]"""
     )
 

@@ -57,7 +57,6 @@ def rounds(reason: str) -> pytest.MarkDecorator:
 
 ROUNDING = {
     ("seresnet_cifar", MBS2): "16 sums over 4 samples in which most cancels: 5.6 times PyTorch's",
-    ("regnetx", MBS2): "the second step begins with units within rounding of a ReLU's kink",
 }
 RUNS = [
     pytest.param(
