@@ -21,6 +21,7 @@ import subprocess
 import sys
 from collections.abc import Callable, Iterator
 from dataclasses import dataclass
+from itertools import pairwise
 from pathlib import Path
 
 ROOT = Path(__file__).parent.parent
@@ -96,7 +97,7 @@ def real_output(
     Blocks that are to be skipped are; AssertionError when a command fails.
     """
     found = blocks(page)
-    for block, below in zip(found, [*found[1:], Block("", "", "")], strict=True):
+    for block, below in pairwise([*found, Block("", "", "")]):
         if block.title:
             (workplace / block.title).write_text(block.text)
         elif block.language == "console":
