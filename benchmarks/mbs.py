@@ -30,7 +30,17 @@ from pathlib import Path
 
 sys.path.insert(0, str(Path(__file__).parent))
 
-from schedules import DTYPE, MIB, Executed, Schedule, batch_of, execute, lowered, model
+from schedules import (
+    DTYPE,
+    MIB,
+    Executed,
+    Schedule,
+    batch_of,
+    execute,
+    lowered,
+    model,
+    proven_and_executed,
+)
 from zoo import NETWORKS
 
 from ccnn.compiler.choose import TILES
@@ -217,7 +227,7 @@ def compiled(name: str, gbuf: int, norm: str, anew: str) -> Executed:
             recompute=anew, tiles=share, gradients=False,
         )  # type: ignore[arg-type]  # fmt: skip
         c = compile_model(model(name), options)
-        found.append((c.lowered, simulate(c.program, c.machine)))
+        found.append((c.lowered, proven_and_executed(c.program, c.machine)))
     graph, trace = min(found, key=lambda made: made[1].dram_bytes)
     return Executed(graph, trace, time.process_time() - began)
 
@@ -256,7 +266,9 @@ def in_halves(name: str, gbuf: int, norm: str, anew: str, bandwidth: float) -> t
         serialize="best", recompute=anew, tiles=TILES[1], halves=True, gradients=False,
     )  # type: ignore[arg-type]  # fmt: skip
     c = compile_model(model(name), options)
-    run = Executed(c.lowered, simulate(c.program, c.machine), time.process_time() - began)
+    run = Executed(
+        c.lowered, proven_and_executed(c.program, c.machine), time.process_time() - began
+    )
     free = replace(
         c.machine, dram_bandwidth_gib_s=1e9, dram_latency_cycles=0, lanes=2**50,
         vector_startup_cycles=0,

@@ -31,6 +31,7 @@ from ccnn.passes.norm_policy import NormPolicy
 from ccnn.passes.pipeline import Pass, run_pipeline
 from ccnn.passes.steps import storage_roots
 from ccnn.targets.machine import Machine
+from ccnn.targets.program import Program
 from ccnn.targets.simulator import Trace, simulate
 from ccnn.targets.verify import verify_program
 
@@ -106,10 +107,14 @@ def execute(graph: Graph, machine: Machine, schedule: Schedule) -> Executed:
         except GroupDoesNotFit as error:
             kept = tuple(g for g in grouped.groups if error.group not in g.nodes)
             grouped = replace(grouped, groups=kept)
+    return Executed(grouped, proven_and_executed(program, machine), time.process_time() - began)
+
+
+def proven_and_executed(program: Program, machine: Machine) -> Trace:
+    """What a program takes; SystemExit when it is not proven safe."""
     if findings := verify_program(program, machine):
-        raise SystemExit(f"{graph.name}: not safe: {findings[0]}")
-    trace = simulate(program, machine)
-    return Executed(grouped, trace, time.process_time() - began)
+        raise SystemExit(f"{program.name}: not safe: {findings[0]}")
+    return simulate(program, machine)
 
 
 def _program(graph: Graph, machine: Machine):
