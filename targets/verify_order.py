@@ -191,7 +191,8 @@ def _loop(w: _Walk, nest: Nest, names: list[str]) -> None:
             _run(w, nest.body, names)
         w.env.pop(var, None)
         return
-    entry = (id(nest), nest.phase(w.env), w.state())
+    here = w.state()
+    entry = (id(nest), nest.phase(w.env), here)
     if entry in w.memo:
         w.restore(w.memo[entry])
         return
@@ -199,7 +200,8 @@ def _loop(w: _Walk, nest: Nest, names: list[str]) -> None:
     snapshots: list[Snapshot] = []
     for index in range(trip):
         w.env[var] = index
-        key = (nest.phase(w.env), w.state())
+        here = w.state() if index else here
+        key = (nest.phase(w.env), here)
         if key in seen:
             first = seen[key]
             w.restore(snapshots[first + (trip - first) % (index - first)])
