@@ -1,17 +1,18 @@
 """Which schedule: candidates are estimated, the promising ones executed, the best one is kept.
 
-A candidate is a value for each option that was left to be chosen.  All are estimated first, from
-the traffic that their groups will cause and the work that recomputation adds:
+A candidate is a value for each option that was left to be chosen.  Those that share serialization
+and recomputation are a pair, led by its first one: with the least room for tiles and, for `time`,
+in halves.  The leaders are estimated, from the traffic that their groups will cause and the work
+that recomputation adds:
 
     time      DRAM bytes / bytes per cycle + multiply-accumulates / PEs, as if nothing overlapped
     traffic   DRAM bytes
     energy    that of the DRAM bytes, the multiply-accumulates and the cycles of `time`
 
 Then programs are compiled and executed: the first candidate (the conventional schedule, unless it
-was ruled out); of each pair of serialization and recomputation the candidate with the lowest
-estimate, for the `PAIRS` lowest pairs; then those that differ from the best of these only in the
-room for tiles and in whether groups go in halves (tried for `time` only).  What the executed
-programs took decides; of equal ones the first wins.
+was ruled out); the `PAIRS` leaders with the lowest estimates, as far as they are within `MARGIN` of
+the lowest; then what differs from the best so far only in the room for tiles or only in whether
+groups go in halves.  What the executed programs took decides; of equal ones the first wins.
 
 The order is fixed.  Without a budget the same candidates are tried on any computer, so the result
 is the same; with one, those that come after it ran out are not.
@@ -36,6 +37,9 @@ Serialization = Literal["none", "fused", "full", "mbs1", "mbs2", "best"]
 Recomputation = Literal["none", "cheap", "layers"]
 
 PAIRS = 5
+MARGIN = 0.25
+"""How far above the lowest an estimate may be, as a share of it; estimates of traffic were within
+two hundredths of what was executed, those of time only rank."""
 SERIALIZE: tuple[Serialization, ...] = get_args(Serialization)
 RECOMPUTE: tuple[Recomputation, ...] = get_args(Recomputation)
 TILES = (0.1, 0.25, 0.4)
@@ -62,6 +66,11 @@ class Candidate:
     def pair(self) -> tuple[str, str]:
         """What the candidate shares with those that differ in tiles and halves only."""
         return self.serialize, self.recompute
+
+    def beside(self, other: Candidate) -> bool:
+        """True when the two differ in the room for tiles alone, or in halves alone."""
+        alike = self.pair == other.pair
+        return alike and (self.tiles != other.tiles) != (self.halves != other.halves)
 
 
 @dataclass(frozen=True)
@@ -100,15 +109,16 @@ def candidates(
 ) -> tuple[Candidate, ...]:
     """The list of a search; `auto` stands for every value, anything else for itself.
 
-    The conventional schedule comes first where it is among them.  With `in_halves`, groups may also
-    go in halves, which can save time but neither bytes nor energy.
+    The conventional schedule comes first where it is among them, and before the others of its pair
+    the one that leads.  With `in_halves`, groups may also go in halves, which can save time but
+    neither bytes nor energy.
     """
     return tuple(
         Candidate(s, r, share, halves)
         for s in (SERIALIZE if serialize == "auto" else (serialize,))
         for r in (RECOMPUTE if recompute == "auto" else (recompute,))
         for share in ((None,) if s == "none" else TILES)
-        for halves in ((False, True) if in_halves and s != "none" else (False,))
+        for halves in ((True, False) if in_halves and s != "none" else (False,))
     )
 
 
@@ -156,10 +166,10 @@ def search(
     end = None if budget_seconds is None else clock() + budget_seconds
     run = _Run(listed, objective, execute, tell)
     run.add(listed[0])
-    for done, candidate in enumerate(listed):
+    for done, candidate in enumerate(run.leaders):
         if end is not None and clock() >= end:
             break
-        tell("estimate", done, len(listed))
+        tell("estimate", done, len(run.leaders))
         run.estimates[candidate] = estimate(candidate)
     while (candidate := run.next()) is not None:
         if end is not None and clock() >= end:
@@ -181,6 +191,7 @@ class _Run(Generic[Compiled]):
     ) -> None:
         self.listed, self.execute, self.tell = listed, execute, tell
         self.key = KEYS[objective]
+        self.leaders = tuple({c.pair: c for c in reversed(listed)}.values())[::-1]
         self.estimates: dict[Candidate, float] = {}
         self.traces: dict[Candidate, Trace] = {}
         self.failed: dict[Candidate, str] = {}
@@ -207,21 +218,18 @@ class _Run(Generic[Compiled]):
 
     def next(self) -> Candidate | None:
         """The candidate to execute next; None when the search is over."""
-        left = [c for c in self.promising() if not self.seen(c)]
-        if left:
-            return left[0]
-        alike = (c for c in self.listed if c.pair == self.best.pair and c in self.estimates)
-        return next((c for c in alike if not self.seen(c)), None)
+        left = (*self.promising(), *(c for c in self.listed if c.beside(self.best)))
+        return next((c for c in left if not self.seen(c)), None)
 
     def seen(self, candidate: Candidate) -> bool:
         """True when it was compiled, or could not be."""
         return candidate in self.traces or candidate in self.failed
 
     def promising(self) -> list[Candidate]:
-        """The best estimated of each pair, the lowest estimate first."""
-        order = sorted(self.estimates, key=lambda c: (self.estimates[c], self.listed.index(c)))
-        firsts = {c.pair: c for c in reversed(order)}
-        return [c for c in order if firsts[c.pair] == c][:PAIRS]
+        """Leaders with the lowest estimates, the lowest first."""
+        order = sorted(self.estimates, key=lambda c: self.estimates[c])
+        most = (1 + MARGIN) * self.estimates[order[0]] if order else 0.0
+        return [c for c in order if self.estimates[c] <= most][:PAIRS]
 
     def tried(self) -> tuple[Tried, ...]:
         """What became of all candidates."""
@@ -239,6 +247,9 @@ class _Run(Generic[Compiled]):
         """Why a candidate was not executed."""
         if candidate in self.failed:
             return self.failed[candidate]
-        if len(self.estimates) < len(self.listed) or candidate in self.promising():
+        everything = len(self.estimates) == len(self.leaders)
+        if not everything or candidate in self.promising() or candidate.beside(self.best):
             return "the budget ran out"
-        return "others are estimated lower"
+        if candidate in self.leaders:
+            return "others are estimated lower"
+        return "the first of its kind was not the best"

@@ -129,7 +129,7 @@ def _stretched(
             replace(o, begin=o.begin + turn, end=o.end + turn)
             for o in found.values()
             for turn in (-count, 0, count)
-            if o.name != r.name
+            if o.name != r.name and o.begin + turn < end and begin < o.end + turn
         ]
         address = gap(wanted, others)
         if address + r.size <= limit:
