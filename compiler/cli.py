@@ -15,15 +15,15 @@ from pathlib import Path
 
 import click
 
-from ccnn.compiler.cli_insight import COMMANDS
+from ccnn.compiler.cli_insight import COMMANDS as INSIGHT
+from ccnn.compiler.cli_lists import COMMANDS as LISTS
 from ccnn.compiler.failure import MEANING, ExitCode, explain
-from ccnn.compiler.options import Settings, cache_option, loudness, step_options
+from ccnn.compiler.options import Settings, cache_option, json_option, loudness, step_options
 
 _CODES = "\b\nExit codes:\n" + "\n".join(f"  {c.value:>3}  {MEANING[c]}" for c in ExitCode)
 _FILE = click.Path(path_type=Path)
 
 model_argument = click.argument("model", type=_FILE)
-json_option = click.option("--json", "as_json", is_flag=True, help="Print JSON instead of text.")
 
 
 @click.group(
@@ -303,58 +303,7 @@ def map_command(
     show_product((m, n, k), target, rules, mapper, from_mapping, as_json=as_json, keep=not no_cache)
 
 
-@cli.command("ops")
-@json_option
-def ops_command(as_json: bool) -> None:
-    """List the ops of the graph language."""
-    from ccnn.compiler.lists import show_ops
-
-    show_ops(as_json)
-
-
-@cli.command("passes")
-@json_option
-def passes_command(as_json: bool) -> None:
-    """List the passes, in the order in which compile runs them."""
-    from ccnn.compiler.lists import show_passes
-
-    show_passes(as_json)
-
-
-@cli.group("targets", invoke_without_command=True)
-@click.pass_context
-def targets_group(context: click.Context) -> None:
-    """List the machines that ship with ccnn, or show one."""
-    if context.invoked_subcommand is None:
-        context.invoke(targets_list)
-
-
-@targets_group.command("list")
-def targets_list() -> None:
-    """List the machines that ship with ccnn."""
-    from ccnn.compiler.lists import show_machines
-
-    show_machines()
-
-
-@targets_group.command("show")
-@click.argument("name", metavar="NAME|FILE.yaml")
-def targets_show(name: str) -> None:
-    """Show a machine: its numbers, units and where its energies come from."""
-    from ccnn.compiler.lists import show_machine
-
-    show_machine(name)
-
-
-@targets_group.command("schema")
-def targets_schema() -> None:
-    """Print the JSON Schema of machine files, for editors."""
-    from ccnn.compiler.lists import show_machine_schema
-
-    show_machine_schema()
-
-
-for command in COMMANDS:
+for command in (*INSIGHT, *LISTS):
     cli.add_command(command)
 
 

@@ -7,10 +7,9 @@ from pathlib import Path
 
 import click
 
-from ccnn.compiler.options import Settings, loudness, step_options
+from ccnn.compiler.options import Settings, json_option, loudness, step_options
 
 _FILE = click.Path(path_type=Path)
-_json_option = click.option("--json", "as_json", is_flag=True, help="Print JSON instead of text.")
 _PARAMETERS = (
     "array",
     "clock_ghz",
@@ -30,7 +29,7 @@ _PARAMETERS = (
 @click.argument("model", type=_FILE)
 @click.argument("node")
 @step_options(dtype="bfloat16")
-@_json_option
+@json_option
 @loudness
 def explain_command(
     model: Path, node: str, settings: Settings, as_json: bool, quiet: bool, verbose: bool
@@ -65,7 +64,7 @@ def explain_command(
     multiple=True,
     help="Try this parameter only; repeatable.",
 )
-@_json_option
+@json_option
 @loudness
 def advise_command(
     model: Path,
@@ -93,7 +92,7 @@ def advise_command(
     metavar="PERCENT",
     help="How much worse a total of DIR_B may be.",
 )
-@_json_option
+@json_option
 @loudness
 def diff_command(
     before: Path, after: Path, threshold: float, as_json: bool, quiet: bool, verbose: bool

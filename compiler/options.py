@@ -356,6 +356,7 @@ def loudness(function: Callable[..., Any]) -> Callable[..., Any]:
     return quiet(loud(checked))
 
 
+json_option = click.option("--json", "as_json", is_flag=True, help="Print JSON instead of text.")
 cache_option = click.option(
     "--no-cache",
     is_flag=True,
