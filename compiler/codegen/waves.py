@@ -16,6 +16,7 @@ from __future__ import annotations
 
 from collections.abc import Iterator, Sequence
 from dataclasses import dataclass, replace
+from math import lcm
 
 from ccnn.compiler.codegen.emit import CodegenError, KernelWriter, Region, Ticket, merge, slot
 from ccnn.compiler.cut import FLOWS, Cut, Flow, Run, Triple, triple_text
@@ -176,11 +177,12 @@ def _write_stationary(kw: KernelWriter, machine: Machine, wanted: Wanted, cut: C
     node, mode = kw.node, ""
     by_m = wanted.split[0]
     most = machine.acc_rows // wanted.pieces * by_m
+    grain = lcm(*(each.sub_waves for each in machine.array_modes)) * by_m
     waves = _even(kw, m_total, machine.acc_rows)
     if cut:
         waves = along(kw, [w[:2] for w in _over_arrays(cut.waves, by_m, m_total)])
     for m0, m, _ in waves:
-        pieces = _pieces(m0, m, most) if cut else [(m0, m)]
+        pieces = _pieces(m0, m, most, grain) if cut else [(m0, m)]
         for n0, n, runs in _strips(kw, machine, wanted, cut):
             # past a single block, a piece is drained while the next one streams
             at_once = sum(run.count for run in runs) == 1
@@ -210,10 +212,13 @@ Span = tuple[Affine, Extent]
 """Where rows, columns or steps start, and how many."""
 
 
-def _pieces(start: Affine, length: Extent, most: int) -> list[Span]:
-    """A wave's rows in stretches of `most` and what is left."""
-    firsts = range(0, length.size, most)
-    return [(start + first, Extent(min(most, length.size - first))) for first in firsts]
+def _pieces(start: Affine, length: Extent, most: int, grain: int) -> list[Span]:
+    """A wave's rows in as few stretches as are no longer than `most`, multiples of the grain and
+    as equal as can be: behind a short one the array would wait until a long one is there."""
+    count = -(-length.size // most)
+    each = min(most, -(-length.size // (count * grain)) * grain)
+    firsts = range(0, length.size, each)
+    return [(start + first, Extent(min(each, length.size - first))) for first in firsts]
 
 
 def load_block(

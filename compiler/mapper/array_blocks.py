@@ -47,7 +47,11 @@ def block_runs(
 def _runs_of(
     machine: Machine, rules: Rules, mode: Mode, waves: Waves, kind: Kind, share: tuple[int, int]
 ) -> list[Run]:
-    """Blocks of a mode: full ones and a rest where that costs no more than equal ones."""
+    """Blocks of a mode: full ones and a rest where that costs no more than equal ones.
+
+    Behind a short block the array waits for the next full one to be brought: where blocks take as
+    long as they are deep, equal ones are better than the same cycles say.
+    """
     count, units = share
     if not count:
         return []
@@ -60,7 +64,9 @@ def _runs_of(
         return sum(many * kind.at(depth) for depth, many in depths)
 
     # fewer blocks than were paid for would have been the better cover
-    depths = whole if full + (rest > 0) == count and cost(whole) <= cost(equal) else equal
+    alike = not rest or kind.at(rest) == kind.at(kind.most)
+    better = cost(whole) <= cost(equal) if alike else cost(whole) < cost(equal)
+    depths = whole if full + (rest > 0) == count and better else equal
     return [
         Run(mode.name, depth, many, block_cycles(machine, rules, mode, waves, depth))
         for depth, many in depths
