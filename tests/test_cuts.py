@@ -22,7 +22,7 @@ from ccnn.compiler.mapper.array import Product, Rules, wave_rows
 from ccnn.compiler.mapper.array_cost import piped_cycles
 from ccnn.compiler.mapper.array_search import map_product
 from ccnn.compiler.mapper.array_time import executed_cycles
-from ccnn.compiler.mapper.cuts import choose_cuts, tile_products
+from ccnn.compiler.mapper.cuts import choose_cuts, cut_of, tile_products
 from ccnn.compiler.mapper.price import work
 from ccnn.compiler.mapper.rule import make_grid
 from ccnn.compiler.mapping import Mapping, Tiling, parse_mapping
@@ -350,3 +350,20 @@ def test_the_prediction_is_what_a_program_takes(name: str, sizes: tuple[int, int
         first, further = executed_cycles(sizes, cut, machine)
         assert first < simulate(program, machine).cycles <= first + 3
         assert piped_cycles(cut, machine) <= further <= first
+
+
+UNEVEN = [(280, 128, 1152), (392, 128, 512), (300, 256, 384), (1120, 64, 576), (64, 128, 3136)]
+"""GEMMs that no multiple of the array's sizes cuts evenly."""
+
+
+@pytest.mark.parametrize("sizes", UNEVEN)
+def test_nothing_waits_behind_something_short(sizes: tuple[int, int, int]):
+    """Waves in pieces take no longer than whole ones, and a product in blocks that take as long as
+    they are deep takes what its blocks do: but for the last feed of each strip."""
+    machine = load_machine("wavecore")
+    for flow in [f for f in FLOWS if f.dataflow == "ws"]:
+        cut = cut_of(sizes, machine, Rules(ideal_memory=True), flow).cut
+        taken = {pieces: executed_cycles(sizes, cut, machine, pieces)[1] for pieces in (1, 2, 4)}
+        assert max(taken[2], taken[4]) <= taken[1] * 1.01
+        if all(run.depth > rows for s in cut.strips for run in s.runs for rows, _ in cut.waves):
+            assert taken[4] <= cut.cycles * 1.01
