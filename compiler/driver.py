@@ -28,12 +28,11 @@ from ccnn.compiler.choose import (
 from ccnn.compiler.codegen import generate
 from ccnn.compiler.mapping import Mapping
 from ccnn.compiler.reader import ReadOptions, ReadResult, read_model
-from ccnn.compiler.schedule import Progress, element_bytes, grouped, grouped_and_mapped, recomputed
+from ccnn.compiler.schedule import Progress, element_bytes, grouped, grouped_and_mapped, prepared
 from ccnn.passes.autodiff import Optimizer, differentiate
 from ccnn.passes.graph import Graph
 from ccnn.passes.norm_policy import NormPolicy
 from ccnn.passes.pipeline import DEFAULT, run_pipeline
-from ccnn.passes.recompute import Recompute
 from ccnn.passes.row_plan import macs_made_again
 from ccnn.passes.serialize_minibatch import SerializeMinibatch
 from ccnn.passes.share_gradients import ShareGradients
@@ -214,9 +213,7 @@ def _compile(
     front = _front(model, o, tell, watch)
     if o.searches:
         return _choose(front, o, tell, watch)
-    lowered = recomputed(front.primitives, o)
-    if lowered is not front.primitives:
-        watch(Recompute.name, lowered)
+    lowered = prepared(front.primitives, o, watch)
     c = _finish(front, lowered, o, tell)
     if c.lowered.groups:
         watch(SerializeMinibatch.name, c.lowered)
@@ -274,32 +271,35 @@ def _choose(front: _Front, o: CompileOptions, tell: Progress, watch: GraphWatche
         )
 
     @cache
-    def again(recompute: Recomputation) -> Graph:
-        return recomputed(front.primitives, replace(o, recompute=recompute))
+    def whole(serialize: Serialization, recompute: Recomputation) -> Graph:
+        with_these = replace(o, serialize=serialize, recompute=recompute)
+        return prepared(front.primitives, with_these, _watch_nothing)
+
+    def again(c: Candidate) -> Graph:  # all but the conventional schedule have the same
+        return whole("none" if c.serialize == "none" else "best", c.recompute)
 
     def estimated(c: Candidate) -> float:
         return price(replace(c, halves=False))  # what halves fetch twice is not foreseen
 
     @cache
     def group(c: Candidate) -> Graph:
-        return grouped(again(c.recompute), front.machine, options(c), c.tiles or 0.0)
+        return grouped(again(c), front.machine, options(c), c.tiles or 0.0)
 
     @cache
     def price(c: Candidate) -> float:
-        graph, whole, sizes = again(c.recompute), group(c), element_bytes(o)
-        macs = count_macs(graph) + macs_made_again(whole)
-        work = Work(estimate(whole, sizes).total, macs, 8 * sizes.element)
+        graph, groups, sizes = again(c), group(c), element_bytes(o)
+        macs = count_macs(graph) + macs_made_again(groups)
+        work = Work(estimate(groups, sizes).total, macs, 8 * sizes.element)
         return predict(o.objective, front.machine, work)
 
     def executed(c: Candidate) -> tuple[Compilation, Trace]:
         known = group(c)
-        compiled = _finish(front, again(c.recompute), options(c), tell, known)
+        compiled = _finish(front, again(c), options(c), tell, known)
         return compiled, simulate(compiled.program, front.machine)
 
     listed = candidates(o.serialize, o.recompute, o.objective == "time")
     best, choice = search(listed, o.objective, estimated, executed, o.budget, tell)
-    if best.options.recompute != "none":
-        watch(Recompute.name, again(best.options.recompute))
+    prepared(front.primitives, best.options, watch)
     if best.lowered.groups:
         watch(SerializeMinibatch.name, best.lowered)
     return replace(best, choice=choice)

@@ -14,13 +14,15 @@ from ccnn.compiler.codegen.scope import Scope
 from ccnn.compiler.interleave import keep_what_pays
 from ccnn.compiler.mapper import map_graph
 from ccnn.compiler.mapping import GroupDoesNotFit, Mapping
+from ccnn.passes.defer_norms import DeferNorms
 from ccnn.passes.fuse_layers import FuseLayers
 from ccnn.passes.fuse_updates import FuseUpdates
 from ccnn.passes.graph import Graph
 from ccnn.passes.interleave_gradients import InterleaveGradients
-from ccnn.passes.pipeline import run_pipeline
+from ccnn.passes.pipeline import Pass, run_pipeline
 from ccnn.passes.recompute import Recompute
 from ccnn.passes.serialize_minibatch import SerializeMinibatch
+from ccnn.passes.split_concats import SplitConcats
 from ccnn.passes.steps import ElementBytes
 from ccnn.passes.tile_traffic import TileRoom
 from ccnn.targets.machine import Machine
@@ -39,11 +41,20 @@ def element_bytes(o: CompileOptions) -> ElementBytes:
     return ElementBytes(element=dtype, accum=accum, partial=accum, margins=True)
 
 
-def recomputed(graph: Graph, o: CompileOptions) -> Graph:
-    """The primitives with what is made anew in the backward pass, if that was asked for."""
-    if o.recompute in ("none", "auto"):
-        return graph
-    return run_pipeline(graph, (Recompute(recompute=o.recompute, bytes_per=element_bytes(o)),))
+def prepared(graph: Graph, o: CompileOptions, watch: Callable[[str, Graph], None]) -> Graph:
+    """The primitives as sub-batches suit them, and with what is made anew in the backward pass, if
+    that was asked for; those of the conventional schedule as they are.
+
+    `watch` sees each graph that differs from the one before.
+    """
+    passes: list[Pass] = [] if o.serialize == "none" else [SplitConcats(), DeferNorms()]
+    if o.recompute not in ("none", "auto"):
+        passes.append(Recompute(recompute=o.recompute, bytes_per=element_bytes(o)))
+    for each in passes:
+        before, graph = graph, run_pipeline(graph, (each,))
+        if graph is not before:
+            watch(each.name, graph)
+    return graph
 
 
 _FOR_TILES = (0.15, 0.25, 0.4, 0.6)

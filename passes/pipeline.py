@@ -11,6 +11,7 @@ from difflib import get_close_matches
 from typing import ClassVar, Protocol
 
 from ccnn.passes.check import verify
+from ccnn.passes.defer_norms import DeferNorms
 from ccnn.passes.expand import Expand
 from ccnn.passes.fuse_activations import FuseActivations
 from ccnn.passes.fuse_layers import FuseLayers
@@ -24,6 +25,7 @@ from ccnn.passes.serialize_minibatch import SerializeMinibatch
 from ccnn.passes.share_gradients import ShareGradients
 from ccnn.passes.simplify import Simplify
 from ccnn.passes.split_batchnorm import SplitBatchNorm
+from ccnn.passes.split_concats import SplitConcats
 
 
 class Pass(Protocol):
@@ -39,6 +41,7 @@ class Pass(Protocol):
 PASSES: dict[str, type[Pass]] = {
     p.name: p
     for p in (
+        DeferNorms,
         Expand,
         FuseActivations,
         FuseLayers,
@@ -50,6 +53,7 @@ PASSES: dict[str, type[Pass]] = {
         ShareGradients,
         Simplify,
         SplitBatchNorm,
+        SplitConcats,
     )
 }
 """Every pass of ccnn by its name."""
