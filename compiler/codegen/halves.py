@@ -1,9 +1,11 @@
 """Groups whose iterations go in two halves, so that array and vector unit work at once.
 
 In a chain of layers the array waits for the norm behind each convolution, and the vector unit for
-the next convolution.  With the samples of an iteration in two halves, each *stage* (array nodes and
+the next convolution.  With the samples of an iteration in two halves, each *stage* (array nodes, or
 the vector work behind them) is done for one half and then for the other: while the vector unit is
-at one half, the array is at the other.  A resident tensor has a part of its region for each half.
+at one half, the array is at the other.  What the array made of both is then stored before what the
+vector unit makes, which may write over it.  A resident tensor has a part of its region for each
+half.
 """
 
 from __future__ import annotations
@@ -29,12 +31,13 @@ def half_of(samples: int, grain: int) -> int:
 
 
 def stages_of(nodes: Sequence[Node], halves: bool) -> list[list[int]]:
-    """Runs of array nodes and what the vector unit does behind them; all is one without halves."""
+    """Runs of array nodes and runs of what is done behind them; all is one without halves."""
     if not halves:
         return [list(range(len(nodes)))]
     stages: list[list[int]] = [[]]
     for place, node in enumerate(nodes):
-        if node.op in ARRAY_OPS and any(nodes[p].op not in ARRAY_OPS for p in stages[-1]):
+        on_array = node.op in ARRAY_OPS
+        if any((nodes[p].op in ARRAY_OPS) is not on_array for p in stages[-1]):
             stages.append([])
         stages[-1].append(place)
     return stages
