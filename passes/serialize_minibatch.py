@@ -68,6 +68,10 @@ def _cost(groups: Chosen) -> float:
     return sum(plan.cost for _, plan in groups)
 
 
+_SPARED = 0.6
+"""Of what is reserved for tiles, the part that may hold what groups hand over."""
+
+
 @dataclass(frozen=True)
 class SerializeMinibatch:
     """Groups the nodes of a training step of primitives into sub-batch loops."""
@@ -227,9 +231,10 @@ class Planner:
         names, there = self._tables.names, {*plan.resident}
         resident = np.array([names[s] in there for s in look.window.touched], bool)
         used = float(look.live(resident).max(initial=0.0)) * size + taken
-        if used > self.free:
+        free = self.free + (self.options.reserved_bytes * _SPARED if taken else 0.0)
+        if used > free:
             return None
-        return self._priced(look, resident, size, used, leave=True)
+        return self._priced(look, resident, size, used, leave=True, free=free)
 
     def _one_each_way(self) -> Cuts:
         turn = next(k for k in range(self.units + 1) if self.bounds[k] >= self.steps.backward)
@@ -277,10 +282,16 @@ class Planner:
         return plans
 
     def _priced(
-        self, look: Look, resident: np.ndarray, size: int, used: float, leave: bool
+        self,
+        look: Look,
+        resident: np.ndarray,
+        size: int,
+        used: float,
+        leave: bool,
+        free: float | None = None,
     ) -> Plan:
-        """The group with stores resident that take `used` bytes."""
-        room = self.free - used if self.options.keep else None
+        """The group with stores resident that take `used` bytes of those that are free."""
+        room = (self.free if free is None else free) - used if self.options.keep else None
         left = self.options.buffer_bytes - used
         return look.plan(resident, size, self._terms, room, left, leave)
 

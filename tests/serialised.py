@@ -130,14 +130,14 @@ class SerialRun:
         self.stays = {self.root[t] for t in group.left} if low in left else set()
         for t in group.found:
             assert self.lies[self.root[t]] == found, f"{t} was not left there"
-        room = [
-            sum(self.bytes_of(self.root[t], samples) for t in names)
+        self.held = sum(
+            self.bytes_of(self.root[t], samples)
             for names, samples in (
-                (group.found, group.found_samples),
-                (group.left, group.left_samples),
+                (group.found, sum(s >= low if not group.backwards else s < high for s in found)),
+                (group.left, sum(s < high if not group.backwards else s >= low for s in left)),
             )
-        ]
-        self.held = max(room) if set(found).isdisjoint(left) else sum(room)
+            for t in names
+        )
 
     def _node(
         self, node: Node, known: dict[str, np.ndarray], parts: dict[str, list[np.ndarray]],

@@ -2,28 +2,37 @@
 
 from __future__ import annotations
 
+from collections.abc import Iterator
 from dataclasses import replace
 from functools import cache
+from itertools import product
+from math import lcm
 
 import numpy as np
 import pytest
+from hypothesis import given
+from hypothesis import strategies as st
 from reference import DATA
 from serialised import run_serialised
 from test_serialize import step, values
 
+from ccnn.compiler.codegen.emit import Region
+from ccnn.compiler.codegen.hand_over import Handed, Passage
+from ccnn.compiler.codegen.iterations import Run, runs_of
 from ccnn.compiler.driver import Compilation, CompileOptions, compile_model
 from ccnn.compiler.execution import run_steps
 from ccnn.passes.batch_axis import batch_axis
 from ccnn.passes.check import verify
-from ccnn.passes.graph import GraphError
+from ccnn.passes.graph import GraphError, Group
 from ccnn.passes.interpret import interpret
 from ccnn.passes.serialize_minibatch import SerializeMinibatch
+from ccnn.passes.stacks import Stack, together
 from ccnn.passes.text import parse_graph, print_graph
 from ccnn.passes.traffic import estimate
 from ccnn.targets.binary import encode
 from ccnn.targets.binary_reader import decode
 from ccnn.targets.machine import load_machine
-from ccnn.targets.program import Buffer, Program
+from ccnn.targets.program import Buffer, Kernel, Program, var
 from ccnn.targets.simulator import simulate
 from ccnn.targets.text import parse_program, print_program
 from ccnn.targets.verify import verify_program
@@ -164,3 +173,105 @@ def test_what_is_left_must_be_written():
     findings = verify_program(replace(c.program, kernels=tuple(kernels)), c.machine)
     assert any(f.rule == "found" and "is found with 0 of its" in f.message for f in findings)
     assert any(f.rule == "defined" and "is not whole here" in f.message for f in findings)
+
+
+def lives(found: Stack, left: Stack, size: int, batch: int) -> float:
+    """The most bytes at once of two stacks of which neither is empty, iteration by iteration."""
+    most = 0.0
+    for low in range(0, batch, size):
+        mine = range(low, low + size)
+        used_up = low // found.slot if low < found.samples else found.samples // found.slot
+        begun = sum(
+            any(s in mine or s < low for s in range(first, first + left.slot))
+            for first in range(batch - left.samples, batch, left.slot)
+        )
+        there = found.samples // found.slot - used_up
+        if there and begun:
+            most = max(most, there * found.slot_bytes + begun * left.slot_bytes)
+    return most
+
+
+@given(
+    st.sampled_from([1, 2, 4]),
+    st.sampled_from([1, 2, 4]),
+    st.sampled_from([1, 2, 4]),
+    st.integers(1, 4),
+    st.integers(1, 4),
+    st.integers(1, 9),
+    st.integers(1, 9),
+)
+def test_what_is_left_takes_the_place_of_what_was_found(size, f, m, found, left, big, other):
+    one = Stack(found * max(f, size), max(f, size), float(big))
+    two = Stack(left * max(m, size), max(m, size), float(other))
+    assert together(one, two, size, 16) == lives(one, two, size, 16)
+
+
+def test_stacks_share_slots():
+    """Some group finds and leaves more samples than there are, in less room than both take."""
+    c = compiled(300)
+    seen = 0
+    for group, kernel in zip(c.lowered.groups, kernels_of(c), strict=True):
+        ends = [[b for b in kernel.buffers if b.name == n] for n in names_of(c, group)]
+        if not all(ends) or group.found_samples + group.left_samples <= 8:
+            continue
+        (found,), (left,) = ends
+        spans = [(b.address, b.address + b.size * b.depth * 8) for b in (found, left)]
+        seen += spans[0][0] < spans[1][1] and spans[1][0] < spans[0][1]
+    assert seen
+
+
+def kernels_of(c: Compilation) -> list[Kernel]:
+    """The kernel of each group."""
+    named = {k.name: k for k in c.program.kernels}
+    nodes = {n.name: n for n in c.lowered.nodes}
+    return [
+        named[next(n for n in group.nodes if nodes[n].op != "reshape")]
+        for group in c.lowered.groups
+    ]
+
+
+def names_of(c: Compilation, group: Group) -> tuple[str, str]:
+    """The buffers that a group finds and leaves."""
+    number = c.lowered.groups.index(group)
+    return f"h{number - 1}", f"h{number}"
+
+
+def passing(run: Run) -> Iterator[int]:
+    """The first sample of each iteration."""
+    return (run.part.start + k * run.part.size for k in range(run.count))
+
+
+def in_slots(run: Run, handed: Handed) -> list[int]:
+    """The same, as slots and places in them say; each iteration lies in one slot."""
+    loops = {"r": run.rounds, "i": run.part.count}
+    first = (var("r") * run.part.count + var("i")) * run.part.size + run.part.start
+    slot, ahead = replace(handed, elements=1).at(first, loops)
+    found = []
+    for r, i in product(*map(range, loops.values())):
+        inside = ahead.at({"r": r, "i": i})
+        assert 0 <= inside <= handed.slot - run.part.size
+        found.append(handed.first + slot.at({"r": r, "i": i}) * handed.slot + inside)
+    return found
+
+
+@pytest.mark.parametrize("batch", [8, 12])
+def test_iterations_pass_every_sample_once_and_tear_no_slot(batch):
+    sizes = [s for s in (1, 2, 3, 4) if batch % s == 0]
+    for size, f, m in product(sizes, sizes, sizes):
+        f, m = lcm(size, f), lcm(size, m)
+        for found, left in product(range(0, batch + 1, f), range(0, batch + 1, m)):
+            group = Group(("a",), size, found_samples=found, left_samples=left)
+            region = Region("h", "f32", 1)
+            ends = Handed("t", 0, found, region, False, f), Handed("u", 0, left, region, False, m)
+            passage = Passage(ends[:1] if found else (), ends[1:] if left else ())
+            passed = []
+            for run in runs_of(batch, size, group, passage):
+                for low in passing(run):
+                    passed += range(low, low + run.part.size)
+                    assert run.finds == (low < found)
+                    assert run.leaves == (low >= batch - left)
+                for end in ends:
+                    if end.samples and (run.finds if end.tensor == "t" else run.leaves):
+                        where = replace(end, first=0 if end is ends[0] else batch - left)
+                        assert in_slots(run, where) == list(passing(run))
+            assert passed == list(range(batch))

@@ -12,6 +12,7 @@ from dataclasses import dataclass, replace
 
 from ccnn.compiler.codegen.bands import Turn
 from ccnn.compiler.codegen.emit import KernelWriter, Region
+from ccnn.compiler.codegen.hand_over import Handed
 from ccnn.compiler.codegen.place import Held
 from ccnn.compiler.codegen.plan import GroupPlan, regions_of
 from ccnn.compiler.codegen.scope import Scope, dense, view_of, with_margin
@@ -30,11 +31,7 @@ def group_scope(
     those that the group before left in the buffer, or of those left for the next."""
     regions = regions_of(plan, context.dtypes, context.accum)
     margins = plan.turns[0].margins if len(plan.turns) == 1 else {}
-    passage = plan.passage
-    lies = {h.tensor: h for h in passage.found if finds} | {
-        h.tensor: h for h in passage.left if leaves
-    }
-    handed = {t: lies[r] for t, r in plan.roots.items() if r in lies and t in plan.axis.rows}
+    passage, handed = plan.passage, _handed(plan, finds, leaves)
     skipped = {h.tensor: h.skipped for h in passage.made}
     only = {h.tensor for h in passage.left if leaves and h.only}
     return replace(
@@ -46,7 +43,6 @@ def group_scope(
         | {g.region: regions[g.region] for g in plan.guests}
         | {region: regions[region] for region in plan.above.values()}
         | {t: h.region for t, h in handed.items()},
-        begins={t: h.first for t, h in handed.items()},
         skipped={t: skipped[r] for t, r in plan.roots.items() if r in skipped},
         found=frozenset(t for t, h in handed.items() if h.region.found),
         margins={t: margins[name] for t, name in plan.names.items() if name in margins},
@@ -55,6 +51,12 @@ def group_scope(
         published=frozenset(t for t in plan.published if plan.roots[t] not in only),
         batch=plan.axis.batch,
     )
+
+
+def _handed(plan: GroupPlan, finds: bool, leaves: bool) -> dict[str, Handed]:
+    """Where tensors lie in an iteration on samples that the group finds, or leaves."""
+    lies = plan.passage.lies(finds, leaves)
+    return {t: lies[r] for t, r in plan.roots.items() if r in lies and t in plan.axis.rows}
 
 
 def with_guests(scope: Scope, plan: GroupPlan, node: str) -> Scope:
@@ -94,8 +96,11 @@ def write_group(
         for key, scope in scopes.items()
     }
     for run in plan.runs:
-        with kw.loop(run.part.count) as index:
-            passed = index * run.part.size + run.part.start
+        part = run.part
+        with kw.loop(run.rounds) as turns, kw.loop(part.count) as index:
+            passed = (turns * part.count + index) * part.size + part.start
+            loops = ((turns, run.rounds), (index, part.count))
+            trips = {v: n for a, n in loops for v, _ in a.terms}
             for turn in plan.turns:
                 kw.fresh = run.fresh and turn is plan.turns[0]
                 final = run.final and turn is plan.turns[-1]
@@ -104,6 +109,10 @@ def write_group(
                     replace(
                         scopes[size, run.finds, run.leaves],
                         first=plan.first(passed + start, size),
+                        slots={
+                            t: h.at(plan.first(passed + start, size), trips)
+                            for t, h in _handed(plan, run.finds, run.leaves).items()
+                        },
                         passed=passed + start,
                         half=half,
                         fresh=kw.fresh and half == 0,

@@ -29,7 +29,8 @@ class Region:
     size: int
     address: int = 0
     depth: int = 1
-    """Two where each half of the samples has a part of its own."""
+    """Two where each half of the samples has a part of its own; the slots of what is handed over.
+    Those are one part: iterations take turns with them."""
     fixed: bool = False
     """The address counts from the beginning of the buffer, else from behind the pipes."""
     found: bool = False
@@ -43,15 +44,17 @@ class Region:
     @property
     def parts(self) -> dict[str, tuple[int, int]]:
         """What sections touch of it, by name: where each part begins and ends."""
-        step = self.bytes // self.depth
         first = self.address + (_APART if self.fixed else 0)
+        if self.fixed:
+            return {self.name: (first, first + self.bytes)}
+        step = self.bytes // self.depth
         begins = {part_name(self, k): first + k * step for k in range(self.depth)}
         return {name: (at, at + step) for name, at in begins.items()}
 
 
 def part_name(region: Region, part: int) -> str:
     """What a part of a region is called where sections are put in order."""
-    return region.name if region.depth == 1 else f"{region.name}#{part}"
+    return region.name if region.depth == 1 or region.fixed else f"{region.name}#{part}"
 
 
 @dataclass(frozen=True)

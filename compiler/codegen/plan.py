@@ -128,10 +128,10 @@ def plan_group(
     by_name = {n.name: n for n in graph.nodes}
     nodes = tuple(by_name[n] for n in group.nodes)
     samples = group.sub_batch or axis.batch
-    runs = runs_of(axis.batch, samples, group)
+    runs = runs_of(axis.batch, samples, group, passage)
     bands = bands_of(graph, group, nodes)
     turns = turns_of(bands)
-    several = sum(run.part.count for run in runs) > 1 or len(turns) > 1
+    several = sum(run.count for run in runs) > 1 or len(turns) > 1
     if several:
         _check(graph, group, nodes, axis)
     gathered = [o for n in nodes if several and _gathers(n, axis) for o in n.outputs]

@@ -60,8 +60,9 @@ class Scope:
     """First sample of the iteration."""
     passed: Affine = ZERO
     """Samples that earlier iterations have worked on."""
-    begins: Mapping[str, int] = field(default_factory=dict)
-    """Tensors whose regions hold more samples than the iteration's, to the first of them."""
+    slots: Mapping[str, tuple[Affine, Affine]] = field(default_factory=dict)
+    """Tensors whose regions hold more samples than the iteration's, to the slot of these, and where
+    in it they begin."""
     skipped: Mapping[str, int] = field(default_factory=dict)
     """Tensors whose DRAM begins with a later sample than the batch's first, to that."""
     found: frozenset[str] = frozenset()
@@ -121,10 +122,10 @@ class Scope:
             offset = offset + start * stride
         if margin:
             offset = offset + sum(m[0] * s for m, s in zip(margin, strides[-2:], strict=True))
-        if tensor in self.begins:
-            ahead = self.first - self.begins[tensor]
-            offset = offset + ahead * int(self.rows[tensor] * strides[0])
         region = self.regions[tensor]
+        if tensor in self.slots:
+            slot, begin = self.slots[tensor]
+            return Held(region, strides, offset + begin, slot)
         return Held(region, strides, offset, Affine(self.half if region.depth > 1 else 0))
 
     def publish(self, kw: KernelWriter, tensor: str) -> None:

@@ -208,7 +208,7 @@ def _work(
     found = Counter[tuple[Triple, Cut]]()
     for key, size, turn, node in _gemms(plan):
         often = turn.count * sum(
-            r.part.count * [n for _, n in plan.parts(r.part.size)].count(size) for r in plan.runs
+            r.count * [n for _, n in plan.parts(r.part.size)].count(size) for r in plan.runs
         )
         if tilings[key].on_lanes:
             continue
