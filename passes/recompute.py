@@ -47,7 +47,7 @@ from ccnn.passes.prune import live_nodes
 from ccnn.passes.steps import ElementBytes, make_steps
 
 LAYER_OPS = ("conv", "conv_dx", "matmul")
-VECTOR_OPS = ("map", "concat", "slice", "pad", "reshape", "expand", "transpose")
+VECTOR_OPS = ("map", "concat", "slice", "pad", "reshape", "expand", "transpose", "window_sum")
 """May run again under `cheap`."""
 
 
@@ -139,8 +139,8 @@ class Recompute:
         if made < self.least_bytes and node.op != "reshape":
             return False
         if node.op in VECTOR_OPS:
-            read = sum(self._bytes(graph, i) for i in dict.fromkeys(node.inputs) if i)
-            return read <= self.most_read * made
+            read = sum(graph[i].size for i in dict.fromkeys(node.inputs) if i)
+            return read <= self.most_read * sum(graph[o].size for o in node.outputs if o)
         if node.op != "conv" or self.recompute != "layers":
             return False
         return self._macs(graph, node) <= self.macs_per_byte * 2 * made
