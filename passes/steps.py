@@ -109,7 +109,7 @@ def make_steps(graph: Graph, axis: BatchAxis, sizes: ElementBytes) -> Steps:
     }  # fmt: skip
     taken = {root[i] for n in graph.nodes if n.attr("fused") for i in n.inputs}
     taken -= {root[t] for t in graph.needed}
-    around = _margins(graph, root)
+    around = _inherited(graph, root, _margins(graph, root))
     margins = around if sizes.margins else {}
     stores = {}
     for s in touched:
@@ -154,6 +154,27 @@ def _margins(graph: Graph, root: Mapping[str, str]) -> dict[str, float]:
         padded = prod(d + b + a for d, (b, a) in zip(shape, around, strict=True))
         store = root[node.inputs[0]]
         found[store] = max(found.get(store, 1.0), padded / max(prod(shape), 1))
+    return found
+
+
+def _inherited(
+    graph: Graph, root: Mapping[str, str], around: Mapping[str, float]
+) -> dict[str, float]:
+    """The margins, also around what a map reads last and may therefore write its padded result
+    over: a gradient gets them before it is one, so that no second region is needed."""
+    found, read_later = dict(around), set[str]()
+    for node in reversed(graph.nodes):
+        own = {root[i] for i in node.inputs if i}
+        if node.op == "map" and len(node.outputs) == 1 and root[node.outputs[0]] in found:
+            out = graph[node.outputs[0]]
+            for name in node.inputs:
+                maker = graph.producer.get(root[name]) if name else None
+                if maker is None or maker.phase != node.phase or root[name] in read_later:
+                    continue
+                if (graph[name].shape, graph[name].dtype) == (out.shape, out.dtype):
+                    found.setdefault(root[name], found[root[out.name]])
+                    break
+        read_later |= own if node.op != "reshape" else set()
     return found
 
 

@@ -2,15 +2,57 @@
 
 from __future__ import annotations
 
-from collections.abc import Mapping, Sequence
+from collections.abc import Collection, Mapping, Sequence
 from dataclasses import replace
 
 from ccnn.compiler.codegen.bands import Turn
 from ccnn.compiler.codegen.guests import Guest, gap
 from ccnn.compiler.codegen.packing import Rectangle, pack, top
-from ccnn.compiler.codegen.scope import Scope
+from ccnn.compiler.codegen.scope import Margin, Scope
 from ccnn.passes.graph import Node
 from ccnn.passes.steps import ARRAY_OPS
+
+
+def inherited(
+    context: Scope,
+    nodes: Sequence[Node],
+    names: Mapping[str, str],
+    margins: Mapping[str, Margin],
+    fixed: Collection[str],
+) -> dict[str, Margin]:
+    """Margins for what a map reads last, like those of its result, which then may lie in its place.
+
+    names: tensors to regions; fixed: regions that keep to their shape.
+    """
+    graph, found = context.graph, dict(margins)
+    touched: dict[str, list[int]] = {}
+    planes: dict[str, set[tuple[int, ...]]] = {}
+    for place, node in enumerate(nodes):
+        for t in (*node.inputs, *node.outputs):
+            if t in names:
+                touched.setdefault(names[t], []).append(place)
+                planes.setdefault(names[t], set()).add(graph[t].shape[-2:])
+    for place, node in reversed(list(enumerate(nodes))):
+        out = names.get(node.outputs[0], "")
+        if node.op != "map" or len(node.outputs) > 1 or out not in found:
+            continue
+        shape = graph[node.outputs[0]].shape
+        ends = [
+            (t, names[t])
+            for t in node.inputs
+            if t in names and graph[t].shape == shape and touched[names[t]][-1] == place
+            and context.dtypes[names[t]] == context.dtypes[out]
+        ]  # fmt: skip
+        if touched[out][0] < place or any(found.get(r) == found[out] for _, r in ends):
+            continue
+        for t, region in ends:
+            maker = graph.producer.get(region)
+            made = maker is not None and maker.phase == node.phase
+            alike = len(planes[region]) == 1 and len(shape) > 3
+            if made and alike and region not in found and region not in fixed:
+                found[region] = found[out]
+                break
+    return found
 
 
 def in_place(

@@ -18,7 +18,7 @@ from ccnn.compiler.codegen.guests import Guest, welcomed
 from ccnn.compiler.codegen.halves import half_of, may_halve, stage_ends, stages_of, to_ends
 from ccnn.compiler.codegen.hand_over import NO_PASSAGE, Passage
 from ccnn.compiler.codegen.iterations import Run, runs_of, with_left
-from ccnn.compiler.codegen.lives import in_place, joined, lengthened, room_ahead
+from ccnn.compiler.codegen.lives import in_place, inherited, joined, lengthened, room_ahead
 from ccnn.compiler.codegen.packing import ALIGNMENT, Rectangle, pack, top
 from ccnn.compiler.codegen.scope import Margin, Scope, with_margin
 from ccnn.compiler.mapping import GroupDoesNotFit
@@ -153,6 +153,10 @@ def plan_group(
     names = {
         t: root[t] for t in touched if root[t] in wanted and t not in gathered and t not in stepped
     }
+    if len(turns) == 1:
+        fixed = {root[t] for t in (*group.kept, *group.found, *group.left)}
+        margins = inherited(context, nodes, names, turns[0].margins, fixed)
+        turns = (replace(turns[0], margins=margins),)
     check_bands(nodes, turns, names)
     published = _published(graph, nodes, names, root, passage.whole(axis.batch))
     halves = group.halves and may_halve([r.part.size for r in runs], turns, axis)
