@@ -213,7 +213,7 @@ def _compile(
     front = _front(model, o, tell, watch)
     if o.searches:
         return _choose(front, o, tell, watch)
-    lowered = prepared(front.primitives, o, watch)
+    lowered = prepared(front.primitives, front.machine, o, watch)
     c = _finish(front, lowered, o, tell)
     if c.lowered.groups:
         watch(SerializeMinibatch.name, c.lowered)
@@ -273,7 +273,7 @@ def _choose(front: _Front, o: CompileOptions, tell: Progress, watch: GraphWatche
     @cache
     def whole(serialize: Serialization, recompute: Recomputation) -> Graph:
         with_these = replace(o, serialize=serialize, recompute=recompute)
-        return prepared(front.primitives, with_these, _watch_nothing)
+        return prepared(front.primitives, front.machine, with_these, _watch_nothing)
 
     def again(c: Candidate) -> Graph:  # all but the conventional schedule have the same
         return whole("none" if c.serialize == "none" else "best", c.recompute)

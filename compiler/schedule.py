@@ -41,7 +41,9 @@ def element_bytes(o: CompileOptions) -> ElementBytes:
     return ElementBytes(element=dtype, accum=accum, partial=accum, margins=True)
 
 
-def prepared(graph: Graph, o: CompileOptions, watch: Callable[[str, Graph], None]) -> Graph:
+def prepared(
+    graph: Graph, machine: Machine, o: CompileOptions, watch: Callable[[str, Graph], None]
+) -> Graph:
     """The primitives as sub-batches suit them, and with what is made anew in the backward pass, if
     that was asked for; those of the conventional schedule as they are.
 
@@ -49,7 +51,10 @@ def prepared(graph: Graph, o: CompileOptions, watch: Callable[[str, Graph], None
     """
     passes: list[Pass] = [] if o.serialize == "none" else [SplitConcats(), DeferNorms()]
     if o.recompute not in ("none", "auto"):
-        passes.append(Recompute(recompute=o.recompute, bytes_per=element_bytes(o)))
+        grouped = o.serialize not in ("none", "fused")
+        room = machine.gbuf_bytes * (1 - _FOR_TILES[0]) if grouped else 0.0
+        sizes = element_bytes(o)
+        passes.append(Recompute(recompute=o.recompute, room_bytes=room, bytes_per=sizes))
     for each in passes:
         before, graph = graph, run_pipeline(graph, (each,))
         if graph is not before:

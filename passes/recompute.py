@@ -34,6 +34,7 @@ from __future__ import annotations
 
 from collections.abc import Sequence
 from dataclasses import dataclass, field, replace
+from functools import partial
 from itertools import accumulate
 from typing import ClassVar, Literal
 
@@ -44,6 +45,7 @@ from ccnn.passes.graph import Graph, GraphError, Node, Tensor
 from ccnn.passes.ops import op_named
 from ccnn.passes.pool_masks import mask_behind_pools
 from ccnn.passes.prune import live_nodes
+from ccnn.passes.room_again import with_room
 from ccnn.passes.steps import ElementBytes, make_steps
 
 LAYER_OPS = ("conv", "conv_dx", "matmul")
@@ -63,6 +65,8 @@ class Recompute:
     """What `layers` pays: multiply-accumulates for a byte that need not be kept."""
     least_bytes: int = 64 * 2**10
     """What is smaller is kept: a kernel costs more than its bytes."""
+    room_bytes: float = 0.0
+    """What lives at once of one sample in the backward pass had better fit in here; 0: no limit."""
     bytes_per: ElementBytes = field(default_factory=ElementBytes)
 
     def __post_init__(self) -> None:
@@ -74,10 +78,17 @@ class Recompute:
         if self.recompute == "none":
             return graph
         graph = mask_behind_pools(graph)
-        again = self._chosen(graph)
+        whole = self._with(graph, frozenset())
+        if self.room_bytes and not _waits(graph):
+            whole = with_room(partial(self._with, graph), whole, self.room_bytes, self.bytes_per)
+        return whole
+
+    def _with(self, graph: Graph, stored: frozenset[str]) -> Graph:
+        """The graph with nodes that run again, none of which makes what is to be stored."""
+        again = self._chosen(graph, stored)
         return _run_again(graph, again, self._early(graph, again)) if again else graph
 
-    def _chosen(self, graph: Graph) -> set[str]:
+    def _chosen(self, graph: Graph, stored: frozenset[str] = frozenset()) -> set[str]:
         """Tensors to make anew."""
         forward = {o for n in graph.nodes if n.phase in ("forward", "loss") for o in n.outputs if o}
         wanted = [i for n in graph.nodes if n.phase == "backward" for i in n.inputs if i in forward]
@@ -85,7 +96,7 @@ class Recompute:
         for name in forward:
             net.add_edge(("made", name), ("kept", name), capacity=self._price(graph, name))
             node = graph.producer[name]
-            if not self.may_run_again(graph, node):
+            if name in stored or not self.may_run_again(graph, node):
                 net.add_edge("source", ("made", name))
                 continue
             for i in filter(None, node.inputs):

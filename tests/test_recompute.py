@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from dataclasses import replace
 from functools import cache
 from itertools import chain, combinations
 
@@ -21,6 +22,7 @@ from ccnn.passes.norm_policy import NormPolicy
 from ccnn.passes.pipeline import run_pipeline
 from ccnn.passes.pool_masks import mask_behind_pools
 from ccnn.passes.recompute import Recompute
+from ccnn.passes.room_again import backward_crowd
 from ccnn.passes.steps import ElementBytes, make_steps
 
 
@@ -184,6 +186,67 @@ def cheapest(graph: Graph, options: Recompute) -> int | None:
         combinations(sorted(relevant), n) for n in range(len(relevant) + 1)
     )
     return min(price(graph, set(s)) for s in subsets if suffices(set(s)))
+
+
+def layers_in_a_row(count: int) -> Graph:
+    """A step of 1 x 1 convolutions with a relu behind each, cheap to make anew."""
+    rng, b = np.random.default_rng(0), Builder("row")
+    x, target = b.input("x", (4, 4, 8, 8)), b.input("target", (4,), "index")
+    for k in range(count):
+        w = b.declare(f"w{k}", (4, 4, 1, 1), "parameter", data=rng.uniform(-1, 1, (4, 4, 1, 1)))
+        ones = (1, 1)
+        y = b.emit("conv", [x, w], strides=ones, pads=(0,) * 4, dilations=ones, group=1)
+        x = b.emit("relu", [y])
+    y = b.emit("reshape", [b.emit("reduce_mean", [x], axes=(2, 3), keepdims=True)], shape=(4, 4))
+    loss = b.emit("softmax_cross_entropy", [y, target], reduction="mean")
+    return run_pipeline(differentiate(b.build([y]), loss, optimizer=Optimizer()))
+
+
+def most_alive(graph: Graph) -> float:
+    return max(backward_crowd(graph, ElementBytes()).live.values())
+
+
+def test_what_does_not_fit_at_once_is_stored_half_way():
+    """A sample of a tensor takes 512 bytes; a row of layers made anew needs one for each."""
+    graph = layers_in_a_row(8)
+    free = Recompute("layers", least_bytes=512)
+    roomy, most = free(graph), most_alive(free(graph))
+    assert not any(i.startswith("conv") for i in stored(roomy) & {*graph.tensors})
+    assert replace(free, room_bytes=most)(graph).nodes == roomy.nodes
+    narrow = replace(free, room_bytes=most - 1)(graph)
+    verify(narrow)
+    assert most_alive(narrow) < most
+    assert price(roomy, stored(roomy)) < price(narrow, stored(narrow)) < price(graph, stored(graph))
+    rng = np.random.default_rng(1)
+    values = {"x": rng.standard_normal((4, 4, 8, 8)), "target": rng.integers(0, 4, 4)}
+    got, expected = interpret(narrow, values), interpret(graph, values)
+    for name in graph.needed:
+        np.testing.assert_array_equal(got[name], expected[name])
+    # where even one layer does not fit, storing helps nobody
+    assert replace(free, room_bytes=1.0)(graph).nodes == roomy.nodes
+
+
+def test_an_average_of_what_is_there_is_not_stored():
+    b = Builder("averages")
+    x, target = b.input("x", (4, 3, 8, 8)), b.input("target", (4,), "index")
+    rng = np.random.default_rng(0)
+
+    def conv(x: str, name: str) -> str:
+        w = b.declare(name, (3, 3, 1, 1), "parameter", data=rng.uniform(-1, 1, (3, 3, 1, 1)))
+        ones = (1, 1)
+        return b.emit("conv", [x, w], strides=ones, pads=(0,) * 4, dilations=ones, group=1)
+
+    window = {"kernel": (3, 3), "strides": (1, 1), "pads": (1,) * 4, "dilations": (1, 1)}
+    x = b.emit("relu", [conv(x, "v")])
+    average = b.emit("avg_pool", [x], ceil_extra=(0, 0), count_include_pad=False, **window)
+    x = b.emit("add", [conv(average, "w"), conv(x, "u")])
+    y = b.emit("reshape", [b.emit("reduce_mean", [x], axes=(2, 3), keepdims=True)], shape=(4, 3))
+    loss = b.emit("softmax_cross_entropy", [y, target], reduction="mean")
+    graph = run_pipeline(differentiate(b.build([y]), loss, optimizer=Optimizer()))
+    after = Recompute(least_bytes=0)(graph)
+    assert average in stored(graph)
+    assert average not in stored(after)
+    assert any(n.op == "window_sum" and n.phase == "backward" for n in after.nodes)
 
 
 def test_unknown_choices_are_refused():

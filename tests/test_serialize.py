@@ -341,6 +341,22 @@ def test_margins_take_room():
     assert all(wide.stores[s].room >= plain.stores[s].room for s in plain.stores)
 
 
+def test_what_a_padded_result_is_written_over_has_its_margins():
+    """A norm's gradient is padded for the convolution in front: so is the one it is made of."""
+    graph = step("group")
+    steps = make_steps(graph, batch_axis(graph), ElementBytes(margins=True))
+    over = 0
+    for node in steps.nodes:
+        store = steps.stores[steps.root[node.outputs[0]]]
+        if node.op == "map" and node.phase == "backward" and store.name in steps.padded:
+            read = [steps.stores[steps.root[i]] for i in node.inputs if i]
+            at = steps.nodes.index(node)
+            last = [s for s in read if s.readers[-1] == at and s.writer >= steps.backward]
+            assert any(s.room == store.room for s in last)
+            over += 1
+    assert over
+
+
 def test_units_begin_where_one_tensor_leads_on():
     graph = step("group")
     steps = make_steps(graph, batch_axis(graph), ElementBytes())

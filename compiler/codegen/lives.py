@@ -38,14 +38,14 @@ def inherited(
             continue
         shape = graph[node.outputs[0]].shape
         ends = [
-            (t, names[t])
+            names[t]
             for t in node.inputs
             if t in names and graph[t].shape == shape and touched[names[t]][-1] == place
             and context.dtypes[names[t]] == context.dtypes[out]
         ]  # fmt: skip
-        if touched[out][0] < place or any(found.get(r) == found[out] for _, r in ends):
+        if touched[out][0] < place or any(found.get(r) == found[out] for r in ends):
             continue
-        for t, region in ends:
+        for region in ends:
             maker = graph.producer.get(region)
             made = maker is not None and maker.phase == node.phase
             alike = len(planes[region]) == 1 and len(shape) > 3

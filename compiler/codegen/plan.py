@@ -153,18 +153,13 @@ def plan_group(
     names = {
         t: root[t] for t in touched if root[t] in wanted and t not in gathered and t not in stepped
     }
-    if len(turns) == 1:
-        fixed = {root[t] for t in (*group.kept, *group.found, *group.left)}
-        margins = inherited(context, nodes, names, turns[0].margins, fixed)
-        turns = (replace(turns[0], margins=margins),)
+    turns = _inherited(context, nodes, names, turns, group, root)
     check_bands(nodes, turns, names)
     published = _published(graph, nodes, names, root, passage.whole(axis.batch))
     halves = group.halves and may_halve([r.part.size for r in runs], turns, axis)
     ends = stage_ends(nodes, halves)
     rectangles = _rectangles(context, nodes, axis, samples, names, turns, group, root, halves)
-    rectangles += [
-        Rectangle(f"{o}", 0, len(nodes), _bytes(graph[o].shape, context.accum)) for o in sums
-    ]
+    rectangles += _held(context, nodes, sums)
     shared = in_place(context, nodes, names, turns, rectangles)
     placed = pack(to_ends(joined(rectangles, shared), ends))
     operands = _operands(context, nodes, axis, samples, names, turns, root, ends)
@@ -255,6 +250,22 @@ def _margins(
         shape = context.graph[t].shape
         planes.setdefault(root[t], set()).add(shape[-2:] if len(shape) > 3 else ())
     return {name: m for name, m in found.items() if len(planes[name]) == 1}
+
+
+def _inherited(
+    context: Scope,
+    nodes: Sequence[Node],
+    names: Mapping[str, str],
+    turns: tuple[Turn, ...],
+    group: Group,
+    root: Mapping[str, str],
+) -> tuple[Turn, ...]:
+    """Whole images with margins also where a result that has them is to take a place."""
+    if len(turns) > 1:
+        return turns
+    fixed = {root[t] for t in (*group.kept, *group.found, *group.left)}
+    margins = inherited(context, nodes, names, turns[0].margins, fixed)
+    return (replace(turns[0], margins=margins),)
 
 
 def _too_wide(context: Scope, node: Node, turn: Turn, root: Mapping[str, str]) -> bool:
@@ -366,6 +377,12 @@ def _rectangles(
         shape = banded(_local(context.graph[t], axis, samples), (0, rows)).shape
         found.append(Rectangle(name, 0, len(nodes), _bytes(shape, context.dtypes[t])))
     return found
+
+
+def _held(context: Scope, nodes: Sequence[Node], sums: Iterable[str]) -> list[Rectangle]:
+    """The regions in which sums over the batch gather."""
+    size = {o: _bytes(context.graph[o].shape, context.accum) for o in sums}
+    return [Rectangle(o, 0, len(nodes), size[o]) for o in size]
 
 
 def _operands(
