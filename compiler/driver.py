@@ -299,7 +299,7 @@ def _choose(front: _Front, o: CompileOptions, tell: Progress, watch: GraphWatche
 
     listed = candidates(o.serialize, o.recompute, o.objective == "time")
     best, choice = search(listed, o.objective, estimated, executed, o.budget, tell)
-    prepared(front.primitives, best.options, watch)
+    prepared(front.primitives, front.machine, best.options, watch)
     if best.lowered.groups:
         watch(SerializeMinibatch.name, best.lowered)
     return replace(best, choice=choice)

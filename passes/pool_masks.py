@@ -51,7 +51,7 @@ def mask_behind_pools(graph: Graph) -> Graph:
 def _masks(node: Node) -> bool:
     """True for a gradient where the second operand is positive, and zero elsewhere."""
     exprs = node.attr("exprs")
-    return len(exprs) == 1 and parse_expr(exprs[0]) == _MASK
+    return node.op == "map" and len(exprs) == 1 and parse_expr(exprs[0]) == _MASK
 
 
 def _swapped(mask: Node, spread: Node, pool: Node) -> tuple[Node, Node]:
@@ -87,15 +87,17 @@ def _inner_masks_out(graph: Graph) -> Graph:
         mask = mask.with_attrs(dtypes=(graph[dy].dtype,), exprs=(str(_MASK),))
         changed[spread.name] = mask, replace(spread, inputs=(name, places))
         changed |= {n.name: (n,) for n in bare}
-        tensors.append(replace(graph[dy], name=name))
+        tensors.append(replace(graph[dy], name=name, role="value"))
     if not changed:
         return graph
-    return graph.with_nodes([new for n in graph.nodes for new in changed.get(n.name, (n,))], tensors)
+    return graph.with_nodes(
+        [new for n in graph.nodes for new in changed.get(n.name, (n,))], tensors
+    )
 
 
 def _without_mask(node: Node, dy: str, y: str) -> Node | None:
     """A reader of dy and y that asks y only whether dy counts, without asking; None for others."""
-    if node.op not in ("map", "reduce") or y not in node.inputs:
+    if node.op not in ("map", "reduce") or y not in node.inputs or _masks(node):
         return None
     d, mask = node.inputs.index(dy), node.inputs.index(y)
     asked = substitute(_MASK, {0: operand(d), 1: operand(mask)})

@@ -23,8 +23,11 @@ is what the pool made (passes/pool_masks.py).
 
     none    nothing is made anew
     cheap   vector work that reads hardly more than it writes: norms' apply steps, activations,
-            concatenations, slices; reading its operand costs what reading its result would
+            average pools, concatenations, slices; reading its operand costs what reading its result would
     layers  also convolutions, as long as one takes at most `macs_per_byte` for each byte saved
+
+With `room_bytes`, some tensors are stored where too much of what is made anew would have to be in
+the buffer at once (passes/room_again.py).
 
 Under `layers`, what a norm normalises is made anew in the forward pass too, where the norm waits
 for the whole batch: the results of a convolution are then not even stored for that.

@@ -16,6 +16,8 @@ from ccnn.passes.batch_axis import BatchAxis
 from ccnn.passes.graph import Graph, Node
 
 ARRAY_OPS = ("conv", "conv_dx", "conv_dw", "matmul")
+MOST_MARGIN = 1.125
+"""A tensor gets margins for the sake of what is written over it when it grows by no more."""
 
 
 @dataclass(frozen=True)
@@ -109,7 +111,8 @@ def make_steps(graph: Graph, axis: BatchAxis, sizes: ElementBytes) -> Steps:
     }  # fmt: skip
     taken = {root[i] for n in graph.nodes if n.attr("fused") for i in n.inputs}
     taken -= {root[t] for t in graph.needed}
-    around = _inherited(graph, root, _margins(graph, root))
+    own = _margins(graph, root)
+    around = _inherited(graph, root, own)
     margins = around if sizes.margins else {}
     stores = {}
     for s in touched:
@@ -135,7 +138,7 @@ def make_steps(graph: Graph, axis: BatchAxis, sizes: ElementBytes) -> Steps:
     backward = next((k for k, n in enumerate(nodes) if n.phase == "backward"), len(nodes))
     return Steps(
         graph, axis, root, nodes, reads, writes, stores, _barriers(graph, axis, nodes), backward,
-        frozenset(s for s, more in around.items() if more > 1),
+        frozenset(s for s, more in own.items() if more > 1),
     )  # fmt: skip
 
 
@@ -165,14 +168,15 @@ def _inherited(
     found, read_later = dict(around), set[str]()
     for node in reversed(graph.nodes):
         own = {root[i] for i in node.inputs if i}
-        if node.op == "map" and len(node.outputs) == 1 and root[node.outputs[0]] in found:
+        margin = found.get(root[node.outputs[0]], 1.0) if node.op == "map" else 1.0
+        if 1 < margin <= MOST_MARGIN and len(node.outputs) == 1:
             out = graph[node.outputs[0]]
             for name in node.inputs:
                 maker = graph.producer.get(root[name]) if name else None
                 if maker is None or maker.phase != node.phase or root[name] in read_later:
                     continue
                 if (graph[name].shape, graph[name].dtype) == (out.shape, out.dtype):
-                    found.setdefault(root[name], found[root[out.name]])
+                    found.setdefault(root[name], margin)
                     break
         read_later |= own if node.op != "reshape" else set()
     return found

@@ -284,6 +284,47 @@ def test_the_mask_behind_a_max_pool_gives_the_same_numbers(kernel, stride, pad):
         np.testing.assert_array_equal(got[name], expected[name])
 
 
+def normed(of_sum: str, of_map: str) -> Graph:
+    """A pool's gradient read by a sum and a map, as those of a norm's gradient: a is what was
+    normed, b the gradient, c what went into the pool."""
+    b = Builder("normed")
+    x = b.input("x", (2, 3, 9, 8))
+    y = b.emit("map", [x], exprs=("max(a, 0)",), dtypes=("float",))
+    window = {"kernel": (1, 1, 3, 3), "strides": (1, 1, 2, 2), "dilations": (1, 1, 1, 1)}
+    window |= {"before": (0, 0, 1, 1), "after": (0, 0, 1, 1)}
+    p, i = b.emit_all("window_max", [y], **window)
+    dp = b.input("dp", b.shape(p))
+    b.phase = "backward"
+    d = b.emit("window_max_grad", [dp, i], shape=b.shape(x), **window)
+    sums = {"axes": (2, 3), "kind": "sum", "dtypes": ("float",)}
+    total = b.emit("reduce", [x, d, y], exprs=(of_sum,), **sums)
+    dx = b.emit("map", [x, d, y], exprs=(of_map,), dtypes=("float",))
+    return b.build([p, total, dx])
+
+
+def test_a_mask_within_a_norms_gradient_goes_behind_the_pool():
+    graph = normed("where((c > 0), b, 0) * a", "where((c > 0), b, 0) * 0.5 + a")
+    after = mask_behind_pools(graph)
+    verify(after)
+    ops = ["map", "window_max", "map", "window_max_grad", "reduce", "map"]
+    assert [n.op for n in after.nodes] == ops
+    assert [len(n.inputs) for n in after.nodes[-2:]] == [2, 2]
+    rng = np.random.default_rng(4)
+    values = {"x": rng.integers(-2, 3, graph["x"].shape).astype(float)}
+    values["dp"] = rng.standard_normal(graph["dp"].shape)
+    expected, got = interpret(graph, values), interpret(after, values)
+    for name in graph.outputs:
+        np.testing.assert_array_equal(got[name], expected[name])
+
+
+@pytest.mark.parametrize(
+    "other", ["b * 0.5 + a", "where((c > 0), b, 0) + c", "where((a > 0), b, 0)"]
+)
+def test_a_gradient_that_is_not_masked_everywhere_stays(other):
+    graph = normed("where((c > 0), b, 0) * a", other)
+    assert mask_behind_pools(graph) is graph
+
+
 def test_other_gradients_stay_in_front_of_the_pool():
     graph = pooled(2, 2, 0, "where((b > 0), a, a * 0.5)")
     assert mask_behind_pools(graph) is graph

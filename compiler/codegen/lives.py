@@ -4,13 +4,14 @@ from __future__ import annotations
 
 from collections.abc import Collection, Mapping, Sequence
 from dataclasses import replace
+from math import prod
 
 from ccnn.compiler.codegen.bands import Turn
 from ccnn.compiler.codegen.guests import Guest, gap
 from ccnn.compiler.codegen.packing import Rectangle, pack, top
-from ccnn.compiler.codegen.scope import Margin, Scope
+from ccnn.compiler.codegen.scope import Margin, Scope, with_margin
 from ccnn.passes.graph import Node
-from ccnn.passes.steps import ARRAY_OPS
+from ccnn.passes.steps import ARRAY_OPS, MOST_MARGIN
 
 
 def inherited(
@@ -33,23 +34,25 @@ def inherited(
                 touched.setdefault(names[t], []).append(place)
                 planes.setdefault(names[t], set()).add(graph[t].shape[-2:])
     for place, node in reversed(list(enumerate(nodes))):
-        out = names.get(node.outputs[0], "")
-        if node.op != "map" or len(node.outputs) > 1 or out not in found:
+        made, *others = node.outputs
+        out = names.get(made, "")
+        if node.op != "map" or others or out not in found:
             continue
-        shape = graph[node.outputs[0]].shape
+        shape = graph[made].shape
         ends = [
             names[t]
             for t in node.inputs
             if t in names and graph[t].shape == shape and touched[names[t]][-1] == place
             and context.dtypes[names[t]] == context.dtypes[out]
         ]  # fmt: skip
-        if touched[out][0] < place or any(found.get(r) == found[out] for r in ends):
+        larger = prod(with_margin(shape, found[out])) > MOST_MARGIN * prod(shape)
+        if larger or touched[out][0] < place or any(found.get(r) == found[out] for r in ends):
             continue
         for region in ends:
             maker = graph.producer.get(region)
-            made = maker is not None and maker.phase == node.phase
+            near = maker is not None and maker.phase == node.phase
             alike = len(planes[region]) == 1 and len(shape) > 3
-            if made and alike and region not in found and region not in fixed:
+            if near and alike and region not in found and region not in fixed:
                 found[region] = found[out]
                 break
     return found

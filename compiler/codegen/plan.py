@@ -261,11 +261,12 @@ def _inherited(
     root: Mapping[str, str],
 ) -> tuple[Turn, ...]:
     """Whole images with margins also where a result that has them is to take a place."""
-    if len(turns) > 1:
+    turn, *others = turns
+    if others:
         return turns
     fixed = {root[t] for t in (*group.kept, *group.found, *group.left)}
-    margins = inherited(context, nodes, names, turns[0].margins, fixed)
-    return (replace(turns[0], margins=margins),)
+    margins = inherited(context, nodes, names, turn.margins, fixed)
+    return (replace(turn, margins=margins),)
 
 
 def _too_wide(context: Scope, node: Node, turn: Turn, root: Mapping[str, str]) -> bool:
