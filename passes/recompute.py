@@ -23,7 +23,8 @@ is what the pool made (passes/pool_masks.py).
 
     none    nothing is made anew
     cheap   vector work that reads hardly more than it writes: norms' apply steps, activations,
-            average pools, concatenations, slices; reading its operand costs what reading its result would
+            average pools, concatenations, slices; reading its operand costs what reading its
+            result would
     layers  also convolutions, as long as one takes at most `macs_per_byte` for each byte saved
 
 With `room_bytes`, some tensors are stored where too much of what is made anew would have to be in
