@@ -6,9 +6,11 @@ import pytest
 from reference import DATA, errors
 from test_groups import WAVECORE, compiled
 
+from ccnn.compiler.codegen.lives import settled
 from ccnn.compiler.driver import CompileOptions, compile_model
 from ccnn.compiler.execution import run_steps, verify_values
 from ccnn.passes.check import verify
+from ccnn.passes.graph import Node
 from ccnn.passes.text import parse_graph, print_graph
 from ccnn.targets.simulator import simulate
 from ccnn.targets.verify import verify_program
@@ -72,3 +74,20 @@ def test_the_graph_reads_back():
     again = parse_graph(print_graph(c.lowered))
     verify(again)
     assert again.groups == c.lowered.groups
+
+
+def node(name, op, inputs, **attrs):
+    return Node(name, op, tuple(inputs), (f"{name}.out",), tuple(attrs.items()), "", "backward")
+
+
+def test_weight_gradients_wait_for_vector_work_on_their_operands():
+    dx, dw = node("dx", "conv_dx", ["dy", "w"]), node("dw", "conv_dw", ["x", "dy"])
+    step = node("step", "map", ["w", "dw.out"], fused=True)
+    add, relu = node("add", "map", ["dx.out", "s"]), node("relu", "map", ["add.out", "x"])
+    norm, after = node("norm", "reduce", ["relu.out"]), node("after", "conv_dx", ["norm.out", "x"])
+    nodes = (dx, dw, step, add, relu, norm, after)
+    root = {t: t for n in nodes for t in (*n.inputs, *n.outputs)}
+    assert settled(nodes, root, {"x"}) == (dx, add, relu, dw, step, norm, after)
+    assert settled(nodes, root, {"dy"}) == nodes  # nobody else reads it
+    read = node("read", "map", ["dw.out"])
+    assert settled((dx, dw, read, relu), root, {"x"}) == (dx, dw, read, relu)

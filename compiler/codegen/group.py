@@ -175,10 +175,12 @@ class _Part:
         self, there: Scope, place: int, numbers: Mapping[str, int], section: int, now: bool
     ) -> None:
         """Loads into regions that the node needs `now`, or that later nodes need: those wait until
-        its own loads have been issued."""
+        its own loads have been issued, unless these last as long as the node does and the vector
+        unit works meanwhile."""
         kw, plan = self.kw, self.plan
+        beside = plan.beside(place)
         for i, (tensor, reader) in enumerate(plan.fetches.get(place, ())):
-            if (reader == plan.nodes[place].name) is not now:
+            if (reader in beside) is not now:
                 continue
             kw.node = numbers[reader]
             if any((g.node, g.tensor) == (reader, tensor) for g in plan.guests):

@@ -109,6 +109,31 @@ def joined(rectangles: Sequence[Rectangle], shared: Mapping[str, str]) -> tuple[
     return tuple(found.values())
 
 
+def settled(
+    nodes: Sequence[Node], root: Mapping[str, str], resident: Collection[str]
+) -> tuple[Node, ...]:
+    """The nodes with each weight gradient behind the vector work of its layer that reads one of its
+    operands on chip, too: what frees room meanwhile is not kept from loads by those of its sums."""
+    order = list(nodes)
+    for node in nodes:
+        made = [n for o in node.outputs for n in nodes if o in n.inputs]
+        if node.op not in ARRAY_OPS or not all(n.attr("fused") for n in made):
+            continue
+        mine = {root[i] for i in node.inputs if i} & set(resident)
+        first = order.index(node)
+        behind = first
+        for k, other in enumerate(order[first + 1 :], first + 1):
+            if other.op in ARRAY_OPS:
+                break
+            if other not in made and mine & {root[i] for i in other.inputs if i}:
+                behind = k
+        if behind > first:
+            moved = [node, *dict.fromkeys(made)]
+            rest = [n for n in order[: behind + 1] if n not in moved]
+            order = [*rest, *moved, *(n for n in order[behind + 1 :] if n not in moved)]
+    return tuple(order)
+
+
 _AHEAD = 2
 """How many array nodes before their first use regions are fetched, where there is room."""
 
@@ -129,6 +154,7 @@ def lengthened(
     names: Mapping[str, str],
     placed: tuple[Rectangle, ...],
     guests: Sequence[Guest] = (),
+    ahead: bool = False,
 ) -> tuple[dict[int, tuple[tuple[str, str], ...]], tuple[Rectangle, ...]]:
     """When each region that is fetched is, and all rectangles with longer lives, as far as they
     fit below the limit.
@@ -140,8 +166,9 @@ def lengthened(
     readers = _first_readers(nodes, names) | {g.region: (g.place, g.tensor) for g in guests}
     height = top(placed)
     early = {name: place for name, (place, _) in readers.items()}
-    for most in (limit, height, height * 9 // 10, height * 8 // 10):
-        sooner, longer = _lives(nodes, placed, early, most)
+    between = [height + (limit - height) * k // 4 for k in (3, 2, 1)] if ahead else []
+    for most in (limit, *between, height, height * 9 // 10, height * 8 // 10):
+        sooner, longer = _lives(nodes, placed, early, most, ahead)
         longer = pack(longer)
         if top(longer) <= limit:
             early, placed = sooner, longer
@@ -197,9 +224,17 @@ def _stretched(
 
 
 def _lives(
-    nodes: Sequence[Node], placed: Sequence[Rectangle], fetched: Mapping[str, int], most: int
+    nodes: Sequence[Node],
+    placed: Sequence[Rectangle],
+    fetched: Mapping[str, int],
+    most: int,
+    ahead: bool,
 ) -> tuple[dict[str, int], tuple[Rectangle, ...]]:
-    """Where regions are fetched and the longer lives of all, with at most so many bytes alive."""
+    """Where regions are fetched and the longer lives of all, with at most so many bytes alive.
+
+    With `ahead`, what is needed first has the first choice: loads go in order, so room for what
+    comes behind it would be taken in vain.
+    """
     array = [i for i, n in enumerate(nodes) if n.op in ARRAY_OPS]
     live = [sum(r.size for r in placed if r.begin <= t < r.end) for t in range(len(nodes))]
 
@@ -210,14 +245,16 @@ def _lives(
                 live[t] += size
         return fits
 
-    early, longer = dict(fetched), []
-    for r in placed:
+    early, longer, latest = dict(fetched), [], 0
+    by_need = sorted(placed, key=lambda r: fetched.get(r.name, len(nodes)))
+    for r in by_need if ahead else placed:
         begin, end = r.begin, r.end
         if r.name in fetched:
-            for at in [i for i in array if i < fetched[r.name]][-_AHEAD:]:
+            for at in [i for i in array if latest <= i < fetched[r.name]][-_AHEAD:]:
                 if at >= begin or take(r.size, at, begin):
                     early[r.name], begin = at, min(at, begin)
                     break
+            latest = max(latest, early[r.name]) if ahead else 0
         if nodes[min(end, len(nodes)) - 1].op in ARRAY_OPS:
             after = next((i for i in array if i >= end), len(nodes))
             if take(r.size, end, after):

@@ -18,13 +18,21 @@ from ccnn.compiler.codegen.guests import Guest, welcomed
 from ccnn.compiler.codegen.halves import half_of, may_halve, stage_ends, stages_of, to_ends
 from ccnn.compiler.codegen.hand_over import NO_PASSAGE, Passage
 from ccnn.compiler.codegen.iterations import Run, runs_of, with_left
-from ccnn.compiler.codegen.lives import in_place, inherited, joined, lengthened, room_ahead
+from ccnn.compiler.codegen.lives import (
+    in_place,
+    inherited,
+    joined,
+    lengthened,
+    room_ahead,
+    settled,
+)
 from ccnn.compiler.codegen.packing import ALIGNMENT, Rectangle, pack, top
 from ccnn.compiler.codegen.scope import Margin, Scope, with_margin
 from ccnn.compiler.mapping import GroupDoesNotFit
 from ccnn.passes.batch_axis import BatchAxis
 from ccnn.passes.graph import Graph, Group, Node, Tensor
 from ccnn.passes.row_bands import banded
+from ccnn.passes.steps import ARRAY_OPS
 from ccnn.targets.program import DTYPE_BYTES, ZERO, Affine
 
 TENTHS_FOR_A_NODE = 3
@@ -93,6 +101,15 @@ class GroupPlan:
         """The group is called by its first node that is code."""
         return next(n.name for n in self.nodes if n.op != "reshape")
 
+    def beside(self, place: int) -> set[str]:
+        """The nodes whose operands are fetched in front of a node's own: itself, and where that
+        gathers sums in DRAM tile by tile, the vector work up to the next array node."""
+        end = place + 1
+        if self.group.ahead and not set(self.partial).isdisjoint(self.nodes[place].outputs):
+            while end < len(self.nodes) and self.nodes[end].op not in ARRAY_OPS:
+                end += 1
+        return {n.name for n in self.nodes[place:end]}
+
     @property
     def above(self) -> Mapping[str, str]:
         """Tensors of which rows are carried from band to band, to the region that holds them."""
@@ -149,6 +166,8 @@ def plan_group(
     wanted -= {
         root[n.inputs[0]] for n in nodes if any(_too_wide(context, n, turn, root) for turn in turns)
     }
+    if group.ahead and not group.halves:
+        nodes = settled(nodes, root, wanted)
     stepped = {o for n in nodes if n.attr("fused") for o in n.outputs}
     names = {
         t: root[t] for t in touched if root[t] in wanted and t not in gathered and t not in stepped
@@ -165,7 +184,7 @@ def plan_group(
     operands = _operands(context, nodes, axis, samples, names, turns, root, ends)
     guests, placed = welcomed(operands, placed, passage.room)
     limit = room_ahead(passage.room, placed, group.ahead)
-    fetches, placed = lengthened(limit, nodes, names, placed, guests)
+    fetches, placed = lengthened(limit, nodes, names, placed, guests, group.ahead)
     fetches = with_left(fetches, nodes, names, root, passage)
     names = {t: shared.get(region, region) for t, region in names.items()}
     budget = _budget(nodes, passage.room, top(placed))
