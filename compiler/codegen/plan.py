@@ -166,12 +166,9 @@ def plan_group(
     wanted -= {
         root[n.inputs[0]] for n in nodes if any(_too_wide(context, n, turn, root) for turn in turns)
     }
-    if group.ahead and not group.halves:
-        nodes = settled(nodes, root, wanted)
-    stepped = {o for n in nodes if n.attr("fused") for o in n.outputs}
-    names = {
-        t: root[t] for t in touched if root[t] in wanted and t not in gathered and t not in stepped
-    }
+    nodes = settled(nodes, root, wanted) if group.ahead and not group.halves else nodes
+    apart = {*gathered, *(o for n in nodes if n.attr("fused") for o in n.outputs)}
+    names = {t: root[t] for t in touched if root[t] in wanted and t not in apart}
     turns = _inherited(context, nodes, names, turns, group, root)
     check_bands(nodes, turns, names)
     published = _published(graph, nodes, names, root, passage.whole(axis.batch))
