@@ -13,6 +13,7 @@ from dataclasses import dataclass, replace
 from ccnn.compiler.codegen.bands import Turn
 from ccnn.compiler.codegen.emit import KernelWriter, Region
 from ccnn.compiler.codegen.hand_over import Handed
+from ccnn.compiler.codegen.lives import beside
 from ccnn.compiler.codegen.place import Held
 from ccnn.compiler.codegen.plan import GroupPlan, regions_of
 from ccnn.compiler.codegen.scope import Scope, dense, view_of, with_margin
@@ -175,12 +176,13 @@ class _Part:
         self, there: Scope, place: int, numbers: Mapping[str, int], section: int, now: bool
     ) -> None:
         """Loads into regions that the node needs `now`, or that later nodes need: those wait until
-        its own loads have been issued, unless these last as long as the node does and the vector
-        unit works meanwhile."""
+        its own loads have been issued, unless these last as long as the node does, those of sums
+        in DRAM, and the vector unit works meanwhile."""
         kw, plan = self.kw, self.plan
-        beside = plan.beside(place)
+        lasting = plan.group.ahead and not set(plan.partial).isdisjoint(plan.nodes[place].outputs)
+        first = beside(plan.nodes, place, lasting)
         for i, (tensor, reader) in enumerate(plan.fetches.get(place, ())):
-            if (reader in beside) is not now:
+            if (reader in first) is not now:
                 continue
             kw.node = numbers[reader]
             if any((g.node, g.tensor) == (reader, tensor) for g in plan.guests):

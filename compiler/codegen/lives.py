@@ -134,6 +134,14 @@ def settled(
     return tuple(order)
 
 
+def beside(nodes: Sequence[Node], place: int, lasting: bool) -> set[str]:
+    """The nodes whose operands are fetched in front of a node's own: itself, and where its own
+    loads are `lasting` as long as it does, the vector work up to the next array node."""
+    ends = (k for k in range(place + 1, len(nodes)) if nodes[k].op in ARRAY_OPS)
+    end = next(ends, len(nodes)) if lasting else place + 1
+    return {n.name for n in nodes[place:end]}
+
+
 _AHEAD = 2
 """How many array nodes before their first use regions are fetched, where there is room."""
 

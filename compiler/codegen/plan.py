@@ -32,7 +32,6 @@ from ccnn.compiler.mapping import GroupDoesNotFit
 from ccnn.passes.batch_axis import BatchAxis
 from ccnn.passes.graph import Graph, Group, Node, Tensor
 from ccnn.passes.row_bands import banded
-from ccnn.passes.steps import ARRAY_OPS
 from ccnn.targets.program import DTYPE_BYTES, ZERO, Affine
 
 TENTHS_FOR_A_NODE = 3
@@ -100,15 +99,6 @@ class GroupPlan:
     def name(self) -> str:
         """The group is called by its first node that is code."""
         return next(n.name for n in self.nodes if n.op != "reshape")
-
-    def beside(self, place: int) -> set[str]:
-        """The nodes whose operands are fetched in front of a node's own: itself, and where that
-        gathers sums in DRAM tile by tile, the vector work up to the next array node."""
-        end = place + 1
-        if self.group.ahead and not set(self.partial).isdisjoint(self.nodes[place].outputs):
-            while end < len(self.nodes) and self.nodes[end].op not in ARRAY_OPS:
-                end += 1
-        return {n.name for n in self.nodes[place:end]}
 
     @property
     def above(self) -> Mapping[str, str]:
