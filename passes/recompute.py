@@ -19,7 +19,8 @@ what the backward pass reads, the cut edges are what to keep (the idea of Chen e
 prices).  Among cuts of equal price the one that makes least anew is taken.
 
 Before that, gradients of activations in front of max pools are taken behind them, where the mask
-is what the pool made (passes/pool_masks.py).
+is what the pool made (passes/pool_masks.py); after it, gradients of pools that are read again
+behind a barrier are made anew there (passes/gradients_again.py).
 
     none    nothing is made anew
     cheap   vector work that reads hardly more than it writes: norms' apply steps, activations,
@@ -45,6 +46,7 @@ from typing import ClassVar, Literal
 import networkx as nx
 
 from ccnn.passes.batch_axis import batch_axis
+from ccnn.passes.gradients_again import gradients_again
 from ccnn.passes.graph import Graph, GraphError, Node, Tensor
 from ccnn.passes.ops import op_named
 from ccnn.passes.pool_masks import mask_behind_pools
@@ -85,7 +87,7 @@ class Recompute:
         whole = self._with(graph, frozenset())
         if self.room_bytes and not _waits(graph):
             whole = with_room(partial(self._with, graph), whole, self.room_bytes, self.bytes_per)
-        return whole
+        return gradients_again(whole, _waits(whole), self.bytes_per)
 
     def _with(self, graph: Graph, stored: frozenset[str]) -> Graph:
         """The graph with nodes that run again, none of which makes what is to be stored."""

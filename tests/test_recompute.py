@@ -328,3 +328,43 @@ def test_a_gradient_that_is_not_masked_everywhere_stays(other):
 def test_other_gradients_stay_in_front_of_the_pool():
     graph = pooled(2, 2, 0, "where((b > 0), a, a * 0.5)")
     assert mask_behind_pools(graph) is graph
+
+
+def behind_norm(spread: str) -> Graph:
+    """The gradients of a pool, or a mean, and of an exact norm in front of it."""
+    b = Builder("behind_norm")
+    y = b.input("y", (4, 3, 8, 8))
+    window = {"kernel": (1, 1, 2, 2), "strides": (1, 1, 2, 2), "dilations": (1, 1, 1, 1)}
+    window |= {"before": (0, 0, 0, 0), "after": (0, 0, 0, 0)}
+    p, i = b.emit_all("window_max", [y], **window)
+    dp = b.input("dp", b.shape(p))
+    b.phase = "backward"
+    made = b.emit("map", [dp, p], exprs=("a * b",), dtypes=("float",))
+    if spread == "window_max_grad":
+        d = b.emit("window_max_grad", [made, i], shape=b.shape(y), **window)
+    else:
+        d = b.emit("map", [y, b.emit("window_sum_grad", [made], shape=b.shape(y), **window)],
+                   exprs=("a * b",), dtypes=("float",))  # fmt: skip
+    s = b.emit("reduce", [d, y], axes=(0, 2, 3), dtypes=("accum",), exprs=("a * b",), kind="sum")
+    dx = b.emit("map", [d, y, s], exprs=("a - b * c",), dtypes=("float",))
+    return b.build([p, dx])
+
+
+def test_a_small_gradient_is_spread_again_behind_a_barrier():
+    graph = behind_norm("window_max_grad")
+    after = Recompute(least_bytes=0)(graph)
+    verify(after)
+    spread = [n for n in after.nodes if n.op == "window_max_grad"]
+    assert [len(after.consumers[n.outputs[0]]) for n in spread] == [1, 1]
+    assert spread[0].inputs == spread[1].inputs
+    rng = np.random.default_rng(5)
+    values = {t.name: rng.standard_normal(t.shape) for t in graph.of_role("input")}
+    expected, got = interpret(graph, values), interpret(after, values)
+    for name in graph.outputs:
+        np.testing.assert_array_equal(got[name], expected[name])
+
+
+def test_a_gradient_as_large_as_its_operands_is_kept():
+    graph = behind_norm("window_sum_grad")
+    after = Recompute(least_bytes=0)(graph)
+    assert [n.op for n in after.nodes] == [n.op for n in graph.nodes]
