@@ -321,6 +321,24 @@ def test_levels_bring_branches_together():
     assert names == ["a", "long1", "s1", "short", "long2", "s2", "y", "s3", "dshort", "dlong", "da"]
 
 
+@pytest.mark.parametrize(("wide", "waits"), [(4, True), (8, False)])
+def test_a_layer_that_is_read_behind_a_barrier_waits_where_its_operand_is_small(wide, waits):
+    b = Builder("late")
+    x, w = b.input("x", (8, wide)), b.declare("w", (wide, 4), "parameter")
+    y = b.input("y", (8, 4))
+    made = b.emit("matmul", [x, w], name="layer")
+    half = b.emit("map", [made], name="half", exprs=("a / 2",), dtypes=("float",))
+    total = b.emit(
+        "reduce", [y], name="total", kind="sum", exprs=("a",), axes=(0,), dtypes=("accum",)
+    )
+    z = b.emit("map", [half, y, total], name="z", exprs=("a + b - c",), dtypes=("float",))
+    graph = b.build([z])
+    found = by_levels(graph, batch_axis(graph))
+    verify(found)
+    late = ["total", "layer", "half", "z"]
+    assert [n.name for n in found.nodes] == (late if waits else ["layer", "half", "total", "z"])
+
+
 def test_nothing_fits_nothing_is_grouped():
     graph = chain(3)
     assert SerializeMinibatch(buffer_bytes=19, mode="mbs2")(graph) == graph
