@@ -275,8 +275,8 @@ def _choose(front: _Front, o: CompileOptions, tell: Progress, watch: GraphWatche
         with_these = replace(o, serialize=serialize, recompute=recompute)
         return prepared(front.primitives, front.machine, with_these, _watch_nothing)
 
-    def again(c: Candidate) -> Graph:  # all but the conventional schedule have the same
-        return whole("none" if c.serialize == "none" else "best", c.recompute)
+    def again(c: Candidate) -> Graph:  # all that go in sub-batches have the same
+        return whole(c.serialize if c.serialize in ("none", "fused") else "best", c.recompute)
 
     def estimated(c: Candidate) -> float:
         return price(replace(c, halves=False))  # what halves fetch twice is not foreseen

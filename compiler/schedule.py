@@ -15,6 +15,7 @@ from ccnn.compiler.interleave import keep_what_pays
 from ccnn.compiler.mapper import map_graph
 from ccnn.compiler.mapping import GroupDoesNotFit, Mapping
 from ccnn.passes.defer_norms import DeferNorms
+from ccnn.passes.early_masks import EarlyMasks
 from ccnn.passes.fuse_layers import FuseLayers
 from ccnn.passes.fuse_updates import FuseUpdates
 from ccnn.passes.graph import Graph
@@ -50,6 +51,8 @@ def prepared(
     `watch` sees each graph that differs from the one before.
     """
     passes: list[Pass] = [] if o.serialize == "none" else [SplitConcats(), DeferNorms()]
+    if o.serialize not in ("none", "fused"):
+        passes.append(EarlyMasks())
     if o.recompute not in ("none", "auto"):
         grouped = o.serialize not in ("none", "fused")
         room = machine.gbuf_bytes * (1 - _FOR_TILES[0]) if grouped else 0.0

@@ -12,6 +12,7 @@ from typing import ClassVar, Protocol
 
 from ccnn.passes.check import verify
 from ccnn.passes.defer_norms import DeferNorms
+from ccnn.passes.early_masks import EarlyMasks
 from ccnn.passes.expand import Expand
 from ccnn.passes.fuse_activations import FuseActivations
 from ccnn.passes.fuse_layers import FuseLayers
@@ -42,6 +43,7 @@ PASSES: dict[str, type[Pass]] = {
     p.name: p
     for p in (
         DeferNorms,
+        EarlyMasks,
         Expand,
         FuseActivations,
         FuseLayers,

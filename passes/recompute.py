@@ -55,6 +55,7 @@ from ccnn.passes.room_again import with_room
 from ccnn.passes.steps import ElementBytes, make_steps
 
 LAYER_OPS = ("conv", "conv_dx", "matmul")
+_READ_BY_ARRAY = (*LAYER_OPS, "conv_dw")
 VECTOR_OPS = ("map", "concat", "slice", "pad", "reshape", "expand", "transpose", "window_sum")
 """May run again under `cheap`."""
 
@@ -250,7 +251,10 @@ class _Copies:
     def stale(self, name: str, at: int) -> int:
         """The position of the last copy if it is long ago and a new one costs no reads, else -1."""
         _, born = self._names.get(name, ("", -1))
-        if born < 0 or self._layers[at] - self._layers[born] < 2:
+        passed = self._layers[at] - self._layers[born] if born >= 0 else 0
+        if passed and self._is_put_together(name) and self.graph.nodes[at].op not in _READ_BY_ARRAY:
+            return born
+        if passed < 2:
             return -1
         made, there = self.graph[name], {*self.graph.nodes[at].inputs}
         for i in self.graph.producer[name].inputs:
@@ -258,6 +262,11 @@ class _Copies:
             if large and (i in self.again or i not in there):
                 return -1
         return born
+
+    def _is_put_together(self, name: str) -> bool:
+        """Whether a tensor is a concatenation of what is there anyway."""
+        node = self.graph.producer[name] if name in self.again else None
+        return node is not None and node.op == "concat" and self.again.isdisjoint(node.inputs)
 
     def renew(self, name: str, at: int, after: int) -> str:
         """The tensor to read at position `at` for `name`, copied behind position `after`."""

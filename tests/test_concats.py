@@ -14,6 +14,7 @@ from ccnn.passes.autodiff import Optimizer, differentiate
 from ccnn.passes.batch_axis import batch_axis
 from ccnn.passes.check import verify
 from ccnn.passes.defer_norms import DeferNorms
+from ccnn.passes.early_masks import EarlyMasks
 from ccnn.passes.graph import Builder, Graph
 from ccnn.passes.interpret import interpret
 from ccnn.passes.norm_policy import NormPolicy
@@ -178,6 +179,19 @@ def random_step(choices: tuple[tuple[str, int, int], ...]) -> Graph:
     return run_pipeline(differentiate(b.build([y]), loss, optimizer=Optimizer()))
 
 
+def test_masks_are_taken_once_and_activations_not_kept_for_norms():
+    for norm in ("exact", "group"):
+        graph = dense_step(norm)
+        after = EarlyMasks()(graph)
+        equal_results(graph, after, values())
+        assert EarlyMasks()(after) is after
+        masks = [n for n in after.nodes if n.attr("exprs") == ("where((b > 0), a, 0)",)]
+        assert len(masks) == LAYERS + 1
+        for mask in masks:
+            readers = after.consumers[mask.inputs[1]]
+            assert {n.op for n in readers if n.phase == "backward"} == {"map", "conv_dw"}
+
+
 @given(
     st.lists(
         st.tuples(st.sampled_from(KINDS), st.integers(0, 5), st.integers(0, 5)),
@@ -189,6 +203,8 @@ def random_step(choices: tuple[tuple[str, int, int], ...]) -> Graph:
 def test_all_results_of_random_nets_stay(choices):
     graph = random_step(tuple(choices))
     split = SplitConcats()(graph)
-    after = DeferNorms()(split)
-    event("deferred" if after is not split else "nothing to defer")
+    deferred = DeferNorms()(split)
+    event("deferred" if deferred is not split else "nothing to defer")
+    after = EarlyMasks()(deferred)
+    event("masked early" if after is not deferred else "nothing to mask")
     equal_results(graph, after, {"x": np.random.default_rng(1).standard_normal((3, 2, 2, 2))})
