@@ -85,8 +85,11 @@ class Recompute:
         if self.recompute == "none":
             return graph
         graph = mask_behind_pools(graph)
-        whole = self._with(graph, frozenset())
-        if self.room_bytes and not _waits(graph):
+        waits = _waits(graph)
+        # between barriers the operand of an average is not at hand: it would be one more read
+        pools = {o for n in graph.nodes if n.op == "window_sum" for o in n.outputs if waits}
+        whole = self._with(graph, frozenset(pools))
+        if self.room_bytes and not waits:
             whole = with_room(partial(self._with, graph), whole, self.room_bytes, self.bytes_per)
         return gradients_again(whole, _waits(whole), self.bytes_per)
 

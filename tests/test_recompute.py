@@ -368,3 +368,16 @@ def test_a_gradient_as_large_as_its_operands_is_kept():
     graph = behind_norm("window_sum_grad")
     after = Recompute(least_bytes=0)(graph)
     assert [n.op for n in after.nodes] == [n.op for n in graph.nodes]
+
+
+def test_an_average_is_stored_where_norms_wait_for_the_batch():
+    b = Builder("averages")
+    x = b.input("x", (4, 3, 8, 8))
+    attrs = {"axes": (0, 2, 3), "dtypes": ("accum",), "exprs": ("a",), "kind": "sum"}
+    window = {"kernel": (1, 1, 3, 3), "strides": (1, 1, 1, 1), "dilations": (1, 1, 1, 1)}
+    y = b.emit("map", [x, b.emit("reduce", [x], **attrs)], exprs=("a - b",), dtypes=("float",))
+    p = b.emit("window_sum", [y], before=(0, 0, 1, 1), after=(0, 0, 1, 1), **window)
+    b.phase = "backward"
+    graph = b.build([y, b.emit("map", [p, y], exprs=("a * b",), dtypes=("float",))])
+    after = Recompute(least_bytes=0)(graph)
+    assert p in stored(after)
