@@ -60,6 +60,9 @@ def backward_crowd(graph: Graph, sizes: ElementBytes) -> Crowd:
 _TRIES = 3
 """Tensors that are tried where too much lives at once, the smallest first."""
 
+_HOPELESS = 6
+"""Nodes at which nothing helped, after which no more are looked at."""
+
 
 def with_room(
     made: Callable[[frozenset[str]], Graph], graph: Graph, room: float, sizes: ElementBytes
@@ -76,7 +79,7 @@ def with_room(
     while True:
         live = {n: b for n, b in crowd.live.items() if b > room and "/again" not in n}
         live = {n: b for n, b in live.items() if n not in hopeless}
-        if not live:
+        if not live or len(hopeless) > _HOPELESS:
             return graph
         node = max(live, key=lambda n: live[n])
         more, other, then = stored, graph, crowd
