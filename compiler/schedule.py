@@ -55,7 +55,7 @@ def prepared(
         passes.append(EarlyMasks())
     if o.recompute not in ("none", "auto"):
         grouped = o.serialize not in ("none", "fused")
-        room = machine.gbuf_bytes * _AT_ONCE if grouped else 0.0
+        room = machine.gbuf_bytes * (1 - _FOR_TILES[0]) if grouped else 0.0
         sizes = element_bytes(o)
         passes.append(Recompute(recompute=o.recompute, room_bytes=room, bytes_per=sizes))
     for each in passes:
@@ -65,10 +65,7 @@ def prepared(
     return graph
 
 
-_AT_ONCE = 0.85
-"""Part of the buffer that one sample's tensors may take at once before some are stored."""
-
-_FOR_TILES = (0.1, 0.15, 0.25, 0.4, 0.6)
+_FOR_TILES = (0.15, 0.25, 0.4, 0.6)
 """Shares of the buffer that groups leave to the tiles that stream through it, tried in turn."""
 
 
