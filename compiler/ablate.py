@@ -49,7 +49,12 @@ def steps_to(options: CompileOptions) -> tuple[Step, ...]:
         tiles=options.tiles,
         rows=options.rows,
     )
-    change("recomputed", f"--recompute {options.recompute}", recompute=options.recompute)
+    change(
+        "recomputed",
+        f"--recompute {options.recompute}",
+        recompute=options.recompute,
+        macs_per_byte=options.macs_per_byte,
+    )
     change(
         "halves",
         "the array on one half of a sub-batch, vectors on the other",

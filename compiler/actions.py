@@ -39,6 +39,7 @@ from ccnn.compiler.report.perfetto import perfetto_trace
 from ccnn.compiler.results import show_results, show_simulation, show_verdicts
 from ccnn.passes.autodiff import Optimizer
 from ccnn.passes.graph import GraphError
+from ccnn.passes.recompute import MACS_PER_BYTE
 from ccnn.targets.binary import decode, encode
 from ccnn.targets.machine import Machine, load_machine
 from ccnn.targets.program import Program
@@ -184,6 +185,7 @@ def compile_options(
         norm=settings.norm,
         serialize=settings.serialize,
         recompute=settings.recompute,
+        macs_per_byte=settings.macs_per_byte or MACS_PER_BYTE,
         rows=settings.rows,
         mapper=settings.mapper,
         interleave=settings.interleave,

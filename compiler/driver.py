@@ -33,6 +33,7 @@ from ccnn.passes.autodiff import Optimizer, differentiate
 from ccnn.passes.graph import Graph
 from ccnn.passes.norm_policy import NormPolicy
 from ccnn.passes.pipeline import DEFAULT, run_pipeline
+from ccnn.passes.recompute import MACS_PER_BYTE
 from ccnn.passes.row_plan import macs_made_again
 from ccnn.passes.serialize_minibatch import SerializeMinibatch
 from ccnn.passes.share_gradients import ShareGradients
@@ -68,6 +69,8 @@ class CompileOptions:
     auto: whatever turns out best."""
     recompute: Recomputation | Literal["auto"] = "none"
     """What the backward pass makes anew rather than fetches; auto: whatever turns out best."""
+    macs_per_byte: float = MACS_PER_BYTE
+    """Multiply-accumulates that `layers` pays for each byte that need not be kept."""
     rows: Literal["auto", "off"] = "auto"
     """Whether `best` and `auto` may go through images by bands of rows."""
     tiles: float | None = None
@@ -108,6 +111,7 @@ class CompileOptions:
 _NOTHING_CHOSEN: Any = {
     "serialize": "none",
     "recompute": "none",
+    "macs_per_byte": MACS_PER_BYTE,
     "rows": "auto",
     "tiles": None,
     "halves": False,

@@ -40,6 +40,8 @@ class Settings:
     norm: Literal["exact", "group", "ghost"]
     serialize: Literal["none", "fused", "full", "mbs1", "mbs2", "best", "auto"]
     recompute: Literal["none", "cheap", "layers", "auto"]
+    macs_per_byte: float | None
+    """None: what `layers` usually pays."""
     rows: Literal["auto", "off"]
     objective: Literal["time", "traffic", "energy"] | None
     """None: there is nothing to choose."""
@@ -74,6 +76,11 @@ def _settings(values: dict[str, Any]) -> Settings:
         taken["weight_decay"] = WEIGHT_DECAY[kind]
         assumed.append(f"weight decay {taken['weight_decay']:g} (--weight-decay)")
     assumed += _to_choose(taken)
+    if taken["macs_per_byte"] is not None and taken["recompute"] not in ("layers", "auto"):
+        raise click.UsageError(
+            "--macs-per-byte is what --recompute layers pays, and --recompute is "
+            f"{taken['recompute']}; add --recompute layers, or leave out --macs-per-byte"
+        )
     if any(not pattern for pattern in taken["freeze"]):
         raise click.UsageError("--freeze got an empty pattern; give one such as 'features.*'")
     taken.setdefault("target", "")  # of a command that involves no machine
@@ -136,6 +143,13 @@ def _positive(_: click.Context, __: click.Parameter, value: float | None) -> flo
     _finite(value)
     if value is not None and value <= 0:
         raise click.BadParameter(f"{value:g} is not above 0; common values are 0.1 to 0.0001")
+    return value
+
+
+def _price(_: click.Context, __: click.Parameter, value: float | None) -> float | None:
+    _finite(value)
+    if value is not None and value <= 0:
+        raise click.BadParameter(f"{value:g} is not above 0; common values are 20 to 100")
     return value
 
 
@@ -210,6 +224,14 @@ _SCHEDULE = (
         show_default=True,
         help="Make norms and activations (or whole layers) anew in the backward pass instead of "
         "keeping them; auto: what turns out best.",
+    ),
+    click.option(
+        "--macs-per-byte",
+        type=float,
+        metavar="MACS",
+        callback=_price,
+        help="What --recompute layers pays: multiply-accumulates for a byte that need not be "
+        "kept.  [default: 50]",
     ),
     click.option(
         "--rows",

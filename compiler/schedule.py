@@ -57,7 +57,14 @@ def prepared(
         grouped = o.serialize not in ("none", "fused")
         room = machine.gbuf_bytes * (1 - _FOR_TILES[0]) if grouped else 0.0
         sizes = element_bytes(o)
-        passes.append(Recompute(recompute=o.recompute, room_bytes=room, bytes_per=sizes))
+        passes.append(
+            Recompute(
+                recompute=o.recompute,
+                macs_per_byte=o.macs_per_byte,
+                room_bytes=room,
+                bytes_per=sizes,
+            )
+        )
     for each in passes:
         before, graph = graph, run_pipeline(graph, (each,))
         if graph is not before:

@@ -54,6 +54,9 @@ from ccnn.passes.prune import live_nodes
 from ccnn.passes.room_again import with_room
 from ccnn.passes.steps import ElementBytes, make_steps
 
+MACS_PER_BYTE = 50.0
+"""What `layers` pays where nothing else was asked for."""
+
 LAYER_OPS = ("conv", "conv_dx", "matmul")
 _READ_BY_ARRAY = (*LAYER_OPS, "conv_dw")
 VECTOR_OPS = ("map", "concat", "slice", "pad", "reshape", "expand", "transpose", "window_sum")
@@ -68,7 +71,7 @@ class Recompute:
     recompute: Literal["none", "cheap", "layers"] = "cheap"
     most_read: float = 1.25
     """A node is cheap when it reads at most this many times the bytes that it writes."""
-    macs_per_byte: float = 50.0
+    macs_per_byte: float = MACS_PER_BYTE
     """What `layers` pays: multiply-accumulates for a byte that need not be kept."""
     least_bytes: int = 64 * 2**10
     """What is smaller is kept: a kernel costs more than its bytes."""

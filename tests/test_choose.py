@@ -204,6 +204,19 @@ def test_on_the_command_line(tmp_path, capsys):
     assert best["dram_bytes"] == sum(report["totals"][k] for k in report["choice"]["bound_of"])
 
 
+def test_what_layers_pays_for_a_byte_is_chosen_on_the_command_line(tmp_path):
+    options = ["--batch", "4", "--recompute", "layers", "--norm", "group", "--serialize", "mbs2"]
+    macs = []
+    for price in (1, 200):
+        folder = tmp_path / str(price)
+        chosen = ["--macs-per-byte", str(price), "-q", "-o", str(folder)]
+        assert cli.run(["compile", str(MODEL), *options, *chosen]) == 0
+        report = json.loads((folder / "report.json").read_text())
+        assert report["options"]["macs_per_byte"] == price
+        macs.append(report["totals"]["macs"])
+    assert macs[0] < macs[1]
+
+
 @pytest.mark.parametrize(
     ("options", "said"),
     [
@@ -212,6 +225,8 @@ def test_on_the_command_line(tmp_path, capsys):
         (["--objective", "time", "--budget", "-1"], "below 0"),
         (["--objective", "time", "--budget", "nan"], "not a finite number"),
         (["--objective", "beauty"], "beauty"),
+        (["--macs-per-byte", "60"], "add --recompute layers"),
+        (["--macs-per-byte", "0", "--recompute", "layers"], "not above 0"),
     ],
 )
 def test_contradictions_on_the_command_line(options, said, capsys):

@@ -218,6 +218,7 @@ def _options(c: Compilation) -> dict[str, Any]:
         "norm": o.norm,
         "serialize": o.serialize,
         "recompute": o.recompute,
+        "macs_per_byte": o.macs_per_byte,
         "rows": o.rows,
         "gradients": o.gradients,
         "mapper": o.mapper,
