@@ -28,6 +28,10 @@ from ccnn.targets.verify import verify_program
 KIB = {"float64": 96, "float32": 48}
 """A buffer in which the same part of a network fits in either precision."""
 
+TIES = {("vgg_bn", "float32"): 56}
+"""At 48 KiB float32 takes the other of two values that are 1.04e-6 apart in a pooled window of the
+second step (of 4.8; found by comparing the windows chosen with those of float64)."""
+
 BEST, MBS2 = ("float64", "best", "layers"), ("float32", "mbs2", "none")
 ALL = "loops merges kept again layers partial"
 HANDED = "loops merges kept again layers handed"
@@ -115,7 +119,9 @@ def test_two_steps_agree_with_pytorch(name, dtype, serialize, recompute, forced)
     truth, inputs = read(path.parent / "ref_f64.npz"), read(path.parent / "inputs.npz")
     lr, momentum, decay = (float(h) for h in truth["hyper"])
     options = CompileOptions(
-        target=replace(load_machine("wavecore"), gbuf_bytes=KIB[dtype] * 1024),
+        target=replace(
+            load_machine("wavecore"), gbuf_bytes=TIES.get((name, dtype), KIB[dtype]) * 1024
+        ),
         dtype=dtype,
         batch=len(inputs["input"]),
         input_gradient=True,
