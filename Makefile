@@ -57,7 +57,7 @@ bench: setup ## networks of the onnx package at batch 32, and ResNet-50 serializ
 	@$(BIN)/python benchmarks/networks.py
 	@$(BIN)/python benchmarks/mbs.py beyond --net resnet50 --gbuf 10
 
-reproduce: setup ## shipped networks against PyTorch's results, figures of papers (an hour); tables
+reproduce: setup ## shipped networks against PyTorch's results, figures of papers (many hours); tables
 	@$(BIN)/python benchmarks/reproduce.py
 	@$(BIN)/python benchmarks/flexsa.py --training
 	@$(BIN)/python benchmarks/intergrad.py
